@@ -1,0 +1,26 @@
+"""Who may look at whom: the protocol that every pattern fulfils."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Pattern(Protocol):
+    """A set of visible (query, key) pairs that can be evaluated one tile at a time.
+
+    Positions are key indices of the call: query row ``r`` stands at ``r + q_offset``.
+    """
+
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        """Visibility of ``q_pos [m]`` by ``k_pos [n]``: bool, broadcastable to ``[B, Hq, m, n]``."""
+        ...
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        """A half-open range of key indices outside which ``tile`` is False for these positions.
+
+        ``(0, keys)`` is always right; a narrower one saves time.
+        """
+        ...
