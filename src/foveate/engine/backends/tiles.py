@@ -1,0 +1,212 @@
+"""Attention one tile of scores at a time: what flash kernels cannot do, never the matrix.
+
+A tile holds the scores of a few queries against the keys they may see. It takes any term (dense,
+soft-capped, patterns) and any measure (top-k, entropy, what keys receive), differentiates by ordinary
+autograd (each tile is recomputed in the backward) and, being small enough to stay in cache, costs
+about as much as the flash kernel itself on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..measures import Read
+from ..pooling import by_column, columns_of, split_columns
+from ..program import Output, Program
+from ..shapes import Shapes
+from ..terms import Terms
+
+# Stands for -inf within a tile: finite, so that 0 * HIDDEN is 0 and not NaN.
+HIDDEN = -1e30
+# Elements of a tile: measured best between 1e6 and 4e6 (it has to stay in the last cache level).
+TILE = 2_400_000
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """The call's tensors in the dtype of the statistics, folded for batched products."""
+
+    q: Tensor  # [B, Hq, Sq, D]
+    k: Tensor  # [B * Hkv, D, Sk]
+    v: Tensor  # [B * Hkv, Sk, Dv]
+    cols: Tensor | None  # [B, Sk, C]
+    shapes: Shapes
+
+
+def _key_range(terms: Terms, shapes: Shapes, start: int, stop: int) -> tuple[int, int]:
+    low, high = 0, shapes.Sk
+    if terms.causal:
+        high = min(high, stop + terms.q_offset)
+    if terms.pattern is not None:
+        a, b = terms.pattern.key_range(start + terms.q_offset, stop + terms.q_offset, shapes.Sk)
+        low, high = max(low, a), min(high, b)
+    return (low, high) if high > low else (0, 1)  # one hidden key: rows that see nothing
+
+
+def row_blocks(terms: Terms, shapes: Shapes) -> list[tuple[int, int, int, int]]:
+    """``(first query, last, first key, last)`` of every tile, half open."""
+    blocks, start = [], 0
+    heads = shapes.B * shapes.Hq
+    while start < shapes.Sq:
+        # Two steps: the keys of the first row tell how many rows fit.
+        low, high = _key_range(terms, shapes, start, start + 1)
+        rows = max(16, min(1024, TILE // (heads * max(high - low, 64))))
+        stop = min(start + rows, shapes.Sq)
+        blocks.append((start, stop, *_key_range(terms, shapes, start, stop)))
+        start = stop
+    return blocks
+
+
+def _scores(terms: Terms, x: _Inputs, a: int, b: int, lo: int, hi: int) -> Tensor:
+    """Scores ``[B, Hq, b - a, hi - lo]`` with every term, HIDDEN where nothing is seen."""
+    h, rows = x.shapes, b - a
+    grouped = (x.q[:, :, a:b] * terms.scale).reshape(h.B * h.Hkv, -1, h.D)
+    s = torch.bmm(grouped, x.k[:, :, lo:hi]).view(h.B, h.Hq, rows, hi - lo)
+    if terms.softcap is not None:
+        s = torch.tanh(s / terms.softcap) * terms.softcap
+    for phi, psi in terms.columns:
+        phi = phi if phi.shape[2] == 1 else phi[:, :, a:b]
+        s = s + phi.to(s.dtype) @ psi[:, :, lo:hi].to(s.dtype).mT
+    if terms.key_mask is not None:
+        s = s + terms.key_mask[..., lo:hi].to(s.dtype).clamp(min=HIDDEN)
+    if terms.bias is not None:
+        bias = terms.bias[:, :, a:b, lo:hi]
+        if bias.dtype == torch.bool:
+            s = s.masked_fill(~bias, HIDDEN)
+        else:
+            s = (s + bias.to(s.dtype)).clamp(min=HIDDEN)
+    if terms.pattern is not None:
+        i = torch.arange(a, b, device=s.device) + terms.q_offset
+        j = torch.arange(lo, hi, device=s.device)
+        s = s.masked_fill(~terms.pattern.tile(i, j), HIDDEN)
+    edge = max(a + terms.q_offset + 1, lo)  # the first key that some row of a causal tile misses
+    if terms.causal and edge < hi:
+        i = torch.arange(a, b, device=s.device)[:, None] + terms.q_offset
+        later = torch.arange(edge, hi, device=s.device)[None] > i
+        s[..., edge - lo :].masked_fill_(later, HIDDEN)
+    return s
+
+
+def _tile(
+    program: Program, terms: Terms, x: _Inputs, reads: Sequence[Read], want_out: bool, block: tuple
+) -> dict[str, Tensor]:
+    a, b, lo, hi = block
+    h, rows = x.shapes, b - a
+    s = _scores(terms, x, a, b, lo, hi)
+    top = s.detach().amax(-1)
+    seen = top > HIDDEN / 2
+    sink = None
+    if terms.sinks is not None:
+        sink = terms.sinks.to(s.dtype)[:, None]
+        top = torch.maximum(top, sink.detach())
+    s = s - top.unsqueeze(-1)
+    p = s.exp()
+    keys_sum = p.sum(-1)
+    total = keys_sum if sink is None else keys_sum + (sink - top).exp()
+    inverse = torch.where(seen, 1 / total, 0.0)
+    got = {"lse": torch.where(seen, top + total.log(), -torch.inf)}
+    if want_out:
+        out = torch.bmm(p.view(h.B * h.Hkv, -1, hi - lo), x.v[:, lo:hi])
+        got["out"] = out.view(h.B, h.Hq, rows, h.Dv) * inverse.unsqueeze(-1)
+    if x.cols is not None:
+        linear = torch.bmm(p.view(h.B, h.Hq * rows, hi - lo), x.cols[:, lo:hi])
+        got["columns"] = linear.view(h.B, h.Hq, rows, -1) * inverse.unsqueeze(-1)
+        got["share"] = keys_sum * inverse  # of the keys; the rest is the sink's
+    for read in reads:
+        if read.kind == "entropy":
+            mean = torch.linalg.vecdot(p, s)
+            if sink is not None:
+                mean = mean + (sink - top).exp() * (sink - top)
+            got[read.key] = torch.where(seen, total.log() - mean * inverse, 0.0)
+        elif read.kind == "distance":
+            i = torch.arange(a, b, device=s.device)[:, None] + terms.q_offset
+            apart = (i - torch.arange(lo, hi, device=s.device)).abs().to(s.dtype)
+            got[read.key] = torch.linalg.vecdot(p, apart.expand_as(p)) * inverse
+        elif read.kind == "max":
+            got[read.key] = p.amax(-1) * inverse
+        elif read.kind == "received":
+            weight = inverse if program.queries is None else inverse * program.queries[:, None, a:b]
+            got[read.key] = (weight.unsqueeze(-2) @ p).squeeze(-2)
+        elif read.kind == "rows":
+            assert read.index is not None
+            mine = sorted(i % h.Sq - a for i in read.index if a <= i % h.Sq < b)
+            if mine:
+                full = torch.nn.functional.pad(p[:, :, mine], (lo, h.Sk - hi))
+                got[read.key] = full * inverse[:, :, mine].unsqueeze(-1)
+        elif read.kind == "top":
+            assert read.size is not None
+            k = min(read.size, hi - lo)
+            values, indices = p.topk(k, -1)
+            values = torch.nn.functional.pad(values * inverse.unsqueeze(-1), (0, read.size - k))
+            indices = torch.nn.functional.pad(indices + lo, (0, read.size - k), value=-1)
+            got[read.keys[0]] = values
+            got[read.keys[1]] = indices.masked_fill(values == 0, -1)
+    return got
+
+
+def _fold(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[B, H, S, E] -> [B * H, S, E]``, without a copy where the strides allow it."""
+    return t.to(dtype).reshape(-1, *t.shape[2:])
+
+
+def run(
+    program: Program,
+    terms: Terms,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    reads: Sequence[Read],
+    *,
+    want_out: bool = True,
+) -> Output:
+    """Run a program tile by tile; ``want_out=False`` leaves the output empty (measures only)."""
+    shapes = Shapes.of(q, k, v)
+    dtype = shapes.stat_dtype
+    linear = [r for r in reads if by_column(r, terms, shapes)]
+    others = [r for r in reads if r not in linear]
+    cols = columns_of(program, linear, shapes) if linear else None
+    x = _Inputs(q.to(dtype), _fold(k, dtype).mT, _fold(v, dtype), cols, shapes)
+    inputs = (q, k, v, *(t for pair in terms.columns for t in pair), terms.bias, terms.sinks)
+    grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    parts: dict[str, list[Tensor]] = {}
+    received = {r.key: q.new_zeros(shapes.B, shapes.Hq, shapes.Sk, dtype=dtype) for r in others
+                if r.kind == "received"}
+    for block in row_blocks(terms, shapes):
+        args = (program, terms, x, others, want_out, block)
+        got = checkpoint(_tile, *args, use_reentrant=False) if grad else _tile(*args)
+        for key, value in got.items():
+            if key in received:
+                received[key][..., block[2] : block[3]] += value
+            else:
+                parts.setdefault(key, []).append(value)
+    whole = {key: ts[0] if len(ts) == 1 else torch.cat(ts, 2) for key, ts in parts.items()}
+    lse = whole["lse"]
+    measures = dict(received)
+    for read in others:
+        for key in read.keys:
+            measures.setdefault(key, whole.get(key))  # type: ignore[arg-type]
+        if read.kind == "rows":
+            measures[read.key] = _in_asked_order(read, measures[read.key], shapes.Sq)
+    if linear:
+        measures |= split_columns(
+            program, linear, shapes, terms.q_offset, whole["columns"], whole["share"], lse
+        )
+    out = whole["out"].to(q.dtype) if want_out else q.new_empty(0)
+    return Output(out, lse, measures)
+
+
+def _in_asked_order(read: Read, found: Tensor, queries: int) -> Tensor:
+    """Rows come in the order of the tiles; give them in the order of ``read.index``."""
+    assert read.index is not None
+    asked = [i % queries for i in read.index]
+    order = sorted(range(len(asked)), key=lambda n: asked[n])
+    back = torch.empty(len(asked), dtype=torch.long)
+    back[order] = torch.arange(len(asked))
+    return found[:, :, back.to(found.device)]
+
+

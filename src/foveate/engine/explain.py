@@ -1,0 +1,111 @@
+"""A plan in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .backends import sdpa, tiles
+from .pooling import width_of
+
+if TYPE_CHECKING:
+    from .planner import Plan
+
+
+def _si(n: float, unit: str) -> str:
+    for prefix in ("", "k", "M", "G", "T"):
+        if n < 1000 or prefix == "T":
+            return f"{n:.3g} {prefix}{unit}"
+        n /= 1000
+    raise AssertionError
+
+
+def _pairs(plan: Plan) -> int:
+    """Pairs of one head that are computed."""
+    h = plan.shapes
+    if plan.output == "flash":
+        cut = sdpa.pieces(h.Sq, h.Sk, plan.terms.causal, plan.terms.q_offset)
+        return sum(p.pairs for p in cut)
+    if plan.output == "tiles":
+        blocks = tiles.row_blocks(plan.terms, h)
+        return sum((b - a) * (hi - lo) for a, b, lo, hi in blocks)
+    return h.Sq * h.Sk
+
+
+def _interventions(plan: Plan) -> list[str]:
+    found = []
+    if plan.terms.key_mask is not None:
+        found.append("key-only terms (padding, key biases, constant gains): a broadcast mask, no extra pass")
+    rank = sum(psi.shape[-1] for _, psi in plan.terms.columns)
+    if rank:
+        found.append(f"query-dependent terms of rank {rank}: "
+                     + ("columns of Q and K, no extra pass" if plan.output == "flash"
+                        else "added a tile at a time, no extra pass"))
+    if plan.terms.sinks is not None:
+        found.append("learned sinks: one more partial, merged")
+    if plan.program.head_scale is not None:
+        found.append("per-head scales of the output: free")
+    return found
+
+
+def explain(plan: Plan) -> str:
+    """See :meth:`foveate.engine.planner.Plan.explain`."""
+    h = plan.shapes
+    group = f" (groups of {h.Hq // h.Hkv})" if h.Hq != h.Hkv else ""
+    lines = [
+        f"q [{h.B}, {h.Hq}, {h.Sq}, {h.D}], {h.Sk} keys{group}, "
+        f"{str(h.dtype).removeprefix('torch.')} on {h.device.type}"
+    ]
+    passes = 1
+    width = max(h.D, h.Dv)
+    if plan.output == "flash":
+        cut = sdpa.pieces(h.Sq, h.Sk, plan.terms.causal, plan.terms.q_offset)
+        shapes = ", ".join(
+            f"{p.q_stop - p.q_start}×{p.k_stop - p.k_start}{' causal' if p.causal else ''}"
+            for p in cut
+        )
+        merged = ", merged" if len(cut) > 1 else ""
+        lines.append(f"output: flash kernel, {len(cut)} piece{'s' * (len(cut) != 1)} ({shapes}){merged}")
+        score = sum(psi.shape[-1] for _, psi in plan.terms.columns)
+        value = sum(width_of(r) for r in plan.program.reads) if plan.one_pass else 0
+        width = max(h.D + score, h.Dv + value)
+        if width > max(h.D, h.Dv):
+            lines.append(f"  head size {h.D} → {width}: {score} score and {value} value columns")
+    elif plan.output == "few":
+        lines.append("output: one flash call, no key copied (few queries)")
+    elif plan.output == "tiles":
+        blocks = tiles.row_blocks(plan.terms, h)
+        lines.append(f"output: {len(blocks)} tile{'s' * (len(blocks) != 1)} of scores ({plan.why})")
+    else:
+        lines.append("output: the whole matrix in float64 (reference)")
+    lines += [f"  {line}" for line in _interventions(plan)]
+    keys = ", ".join(k for r in plan.program.reads for k in r.keys)
+    if keys:
+        how = {"columns": "value columns", "tiles": "tiles", "reference": "the matrix"}[plan.reads]
+        where = "in the same pass" if plan.one_pass else "in one more pass, float32"
+        lines.append(f"measures: {keys}: by {how} {where}"
+                     + (f" ({plan.why})" if plan.output != "tiles" else ""))
+        passes += not plan.one_pass
+    if plan.before is not None:
+        keys = ", ".join(k for r in plan.before.program.reads for k in r.keys)
+        lines.append(f"measures before the gains: {keys}: one more pass ({plan.before.reads})")
+        passes += 1
+    pairs = _pairs(plan)
+    flops = 4 * h.B * h.Hq * pairs * width * passes
+    size = h.dtype.itemsize
+    io = size * h.B * (2 * h.Hq * h.Sq * width + 2 * h.Hkv * h.Sk * width)
+    extra = 0
+    if width > max(h.D, h.Dv):
+        extra = size * h.B * width * (h.Hq * h.Sq + 2 * h.Hkv * h.Sk)
+    if plan.output == "tiles" or plan.reads == "tiles":
+        extra = max(
+            2 * (b - a) * (hi - lo) * h.B * h.Hq * h.stat_dtype.itemsize
+            for a, b, lo, hi in tiles.row_blocks(plan.terms, h)
+        )
+    if plan.output == "reference":
+        extra = 3 * 8 * h.B * h.Hq * h.Sq * h.Sk
+    whole = h.B * h.Hq * h.Sq * h.Sk * size
+    lines.append(
+        f"{_si(flops, 'FLOP')} in {passes} pass{'es' * (passes > 1)}; reads and writes {_si(io, 'B')}; "
+        f"holds {_si(extra, 'B')} beside them (the matrix would be {_si(whole, 'B')})"
+    )
+    return "\n".join(lines)

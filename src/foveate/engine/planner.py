@@ -1,0 +1,185 @@
+"""The only place that knows backends: which kernel, which terms where, which pieces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import FoveateError
+from .backends import reference, sdpa, tiles
+from .backends.flash import available
+from .pooling import by_column, columns_of, split_columns, width_of
+from .program import Output, Program
+from .shapes import Shapes
+from .terms import Terms, fold
+
+Backend = Literal["auto", "sdpa", "reference"]
+BACKENDS = ("auto", "sdpa", "reference")
+# From so many value columns on, wider heads cost the flash kernel more than tiles do.
+WIDE = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How one program runs on calls of given shapes; made by :func:`plan`, run many times.
+
+    A plan holds what was folded from the program (masks, columns), so one plan serves all layers of a
+    forward that share program and shapes.
+
+    Attributes
+    ----------
+    program, shapes, terms
+        What it was made from, and the program's terms sorted by cost.
+    output : {"flash", "few", "tiles", "reference"}
+        What computes the output: flash pieces, one flash call that copies no key, or tiles of scores.
+    reads : {"none", "columns", "tiles", "reference"}
+        What takes the measures: value columns of a flash call, tiles, or the reference.
+    one_pass : bool
+        Whether output and measures share a pass.
+    before : Plan, optional
+        The pass for measures with ``at="before"``, without the gains.
+    """
+
+    program: Program
+    shapes: Shapes
+    terms: Terms
+    output: Literal["flash", "few", "tiles", "reference"]
+    reads: Literal["none", "columns", "tiles", "reference"]
+    one_pass: bool
+    before: Plan | None
+    why: str
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor) -> Output:
+        """Run on ``q [B,Hq,Sq,D]``, ``k [B,Hkv,Sk,D]``, ``v [B,Hkv,Sk,Dv]``; unchecked."""
+        reads = self.program.reads
+        if self.output == "reference":
+            return reference.run(self.program, q, k, v)
+        measures: dict[str, Tensor] = {}
+        if self.output == "tiles":
+            here = reads if self.one_pass else ()
+            done = tiles.run(self.program, self.terms, q, k, v, here)
+            out, lse = done.out, done.lse
+            measures |= done.measures
+        elif self.output == "few":
+            out, lse = sdpa.run_few(self.terms, q, k, v)
+        else:
+            one_pass = self.one_pass and bool(reads)
+            cols = columns_of(self.program, reads, self.shapes) if one_pass else None
+            out, lse, share = sdpa.run(self.terms, q, k, v, cols)
+            if cols is not None:
+                out, sums = out.split([v.shape[-1], cols.shape[-1]], -1)
+                measures |= self._split(sums, share, lse)
+        if reads and not self.one_pass:
+            measures |= self._statistics(q, k, v)
+        if self.program.head_scale is not None:
+            scale = self.program.head_scale.to(out.dtype)
+            out = out * scale.expand(lse.shape).unsqueeze(-1)
+        if self.before is not None:
+            measures |= self.before._statistics(q, k, v)
+        return Output(out, lse, measures)
+
+    def _split(self, sums: Tensor, share: Tensor | None, lse: Tensor) -> dict[str, Tensor]:
+        return split_columns(
+            *(self.program, self.program.reads, self.shapes, self.terms.q_offset),
+            *(sums, share, lse),
+        )
+
+    def _statistics(self, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+        """The measures alone, in the dtype of the statistics."""
+        if self.reads == "tiles":
+            reads = self.program.reads
+            return tiles.run(self.program, self.terms, q, k, v, reads, want_out=False).measures
+        dtype = self.shapes.stat_dtype
+        cols = columns_of(self.program, self.program.reads, self.shapes)
+        sums, lse, share = sdpa.run(self.terms, q.to(dtype), k.to(dtype), None, cols)
+        return self._split(sums, share, lse)
+
+    def explain(self) -> str:
+        """What runs, in words: kernels, pieces, where each term goes, FLOPs and bytes."""
+        from .explain import explain
+
+        return explain(self)
+
+
+def _choose(
+    program: Program, terms: Terms, shapes: Shapes
+) -> tuple[Literal["flash", "few", "tiles"], Literal["none", "columns", "tiles"], bool, str]:
+    """``(output, reads, one_pass, why)`` on torch's kernels."""
+    few = shapes.Sq <= sdpa.FEW
+    blockers = {
+        "the soft-cap": terms.softcap is not None,
+        "the dense bias": terms.bias is not None,
+        "the pattern": terms.pattern is not None,
+        "score columns in half precision": shapes.half and bool(terms.columns),
+        "score columns of few queries": few and bool(terms.columns),
+        f"{shapes.dtype} on {shapes.device.type}": not available(shapes.device, shapes.dtype),
+    }
+    blocked = [name for name, on in blockers.items() if on]
+    if blocked:
+        reads = "tiles" if program.reads else "none"
+        return "tiles", reads, True, f"tiles of scores, for {', '.join(blocked)}"
+    output: Literal["flash", "few"] = "few" if few else "flash"
+    if not program.reads:
+        return output, "none", True, "nothing is read"
+    widths = sum(width_of(r) for r in program.reads)
+    columns = all(by_column(r, terms, shapes) for r in program.reads) and widths <= WIDE
+    if shapes.half:
+        # The output stays that of the half-precision kernel; statistics get a pass of their own.
+        if columns and not few:
+            return output, "columns", False, "statistics of half-precision inputs need float32"
+        return output, "tiles", False, "statistics of half-precision inputs need float32"
+    if columns and not few:
+        return "flash", "columns", True, "the measures are linear in P"
+    if few:
+        return "tiles", "tiles", True, "with few queries one tile holds every row"
+    return "tiles", "tiles", True, "a measure is not linear in P (or there are many columns)"
+
+
+def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
+    """Choose how ``program`` runs on calls of ``shapes``.
+
+    Parameters
+    ----------
+    program : Program
+        Assumed valid: see :func:`foveate.attention` for the checks.
+    shapes : Shapes
+        Of the tensors that :meth:`Plan.run` will get.
+    backend : {"auto", "sdpa", "reference"}
+        ``reference`` materialises the matrix in float64. An explicit backend never falls back in
+        silence: ``sdpa`` raises where torch offers no flash kernel for the device and dtype.
+
+    Raises
+    ------
+    FoveateError
+        Unknown backend, or ``sdpa`` asked for where it cannot run.
+    """
+    if backend not in BACKENDS:
+        raise FoveateError(f"backend={backend!r} was given; choose one of {', '.join(BACKENDS)}.")
+    if backend == "reference":
+        terms = fold(program, shapes)
+        reads: Literal["reference", "none"] = "reference" if program.reads else "none"
+        return Plan(program, shapes, terms, "reference", reads, True, None, "asked for")
+    if backend == "sdpa" and not available(shapes.device, shapes.dtype):
+        raise FoveateError(
+            f'backend="sdpa" was asked for, but torch {torch.__version__} has no flash kernel with '
+            f"lse for {shapes.dtype} on {shapes.device.type}; use backend=\"auto\" (tiles)."
+        )
+    before = None
+    early = tuple(r for r in program.reads if r.at == "before" and program.gains)
+    if early:
+        late = tuple(r for r in program.reads if r not in early)
+        before = _plan(program.evolve(gains=(), reads=early), shapes, None)
+        program = program.evolve(reads=late)
+    return _plan(program, shapes, before)
+
+
+def _plan(program: Program, shapes: Shapes, before: Plan | None) -> Plan:
+    terms = fold(program, shapes)
+    output, reads, one_pass, why = _choose(program, terms, shapes)
+    return Plan(program, shapes, terms, output, reads, one_pass, before, why)
+
+
+__all__ = ["BACKENDS", "Backend", "Plan", "Shapes", "plan"]

@@ -1,0 +1,88 @@
+"""Measures that are linear in the probabilities, as value columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .measures import Read, block_ids
+from .program import Program
+from .shapes import Shapes
+from .terms import Terms, region_of
+
+
+def by_column(read: Read, terms: Terms, shapes: Shapes) -> bool:
+    """Whether a value column gives this measure; ``|i - j|`` only where every seen key is past."""
+    if read.kind == "distance":
+        return terms.causal or terms.q_offset >= shapes.Sk - 1
+    return read.kind in ("mass", "distance_signed", "block_map")
+
+
+def width_of(read: Read) -> int:
+    """How many value columns a measure takes."""
+    return read.size or 1 if read.kind == "block_map" else 1
+
+
+def _centre(shapes: Shapes) -> int:
+    # Positions are taken from the middle of the keys: half the magnitude, half the rounding.
+    return shapes.Sk // 2
+
+
+def columns_of(program: Program, reads: Sequence[Read], shapes: Shapes) -> Tensor:
+    """The value columns of ``reads``: ``[B, Sk, C]`` in the dtype of the statistics."""
+    dtype, device = shapes.stat_dtype, shapes.device
+    cols = []
+    for read in reads:
+        if read.kind == "mass":
+            assert read.region is not None
+            cols.append(region_of(program, read.region).to(dtype).unsqueeze(-1))
+        elif read.kind == "block_map":
+            assert read.size is not None
+            ids = block_ids(shapes.Sk, read.size, device)
+            cols.append(torch.nn.functional.one_hot(ids, read.size).to(dtype)[None])
+        else:
+            at = torch.arange(shapes.Sk, device=device, dtype=dtype) - _centre(shapes)
+            cols.append(at[None, :, None])
+    return torch.cat([c.expand(shapes.B, -1, -1) for c in cols], -1)
+
+
+def split_columns(
+    program: Program,
+    reads: Sequence[Read],
+    shapes: Shapes,
+    q_offset: int,
+    sums: Tensor,
+    share: Tensor | None,
+    lse: Tensor,
+) -> dict[str, Tensor]:
+    """Turn ``P @ columns [B,Hq,Sq,C]`` into the measures of ``reads``.
+
+    ``share [B,Hq,Sq]`` is what the keys (not the sink) hold of each row; None stands for 1 wherever a
+    row sees anything.
+    """
+    found = {}
+    for read, part in zip(reads, sums.split([width_of(r) for r in reads], -1), strict=True):
+        if read.kind == "mass":
+            found[read.key] = part[..., 0]
+        elif read.kind == "block_map":
+            assert read.size is not None
+            found[read.key] = pool_blocks(program, part, lse, read.size)
+        else:
+            i = torch.arange(shapes.Sq, device=sums.device, dtype=sums.dtype)
+            i = i + (q_offset - _centre(shapes))
+            held = (lse > -torch.inf).to(sums.dtype) if share is None else share
+            found[read.key] = i * held - part[..., 0]
+    return found
+
+
+def pool_blocks(program: Program, by_block: Tensor, lse: Tensor, n: int) -> Tensor:
+    """Average ``[B,Hq,Sq,n]`` over the ``n`` blocks of queries; rows that count only."""
+    counted = (lse > -torch.inf).to(by_block.dtype)
+    if program.queries is not None:
+        counted = counted * program.queries[:, None].to(by_block.dtype)
+    ids = block_ids(by_block.shape[2], n, by_block.device)
+    rows = torch.nn.functional.one_hot(ids, n).to(by_block.dtype)
+    total = rows.mT @ (by_block * counted.unsqueeze(-1))
+    return total / (counted @ rows).clamp(min=1).unsqueeze(-1)

@@ -1,0 +1,39 @@
+"""The shapes of one attention call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes, dtype and device of ``q [B,Hq,Sq,D]``, ``k [B,Hkv,Sk,D]``, ``v [B,Hkv,Sk,Dv]``."""
+
+    B: int
+    Hq: int
+    Hkv: int
+    Sq: int
+    Sk: int
+    D: int
+    Dv: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor) -> Shapes:
+        """The shapes of three tensors, unchecked."""
+        B, Hq, Sq, D = q.shape
+        return cls(B, Hq, k.shape[1], Sq, k.shape[2], D, v.shape[3], q.dtype, q.device)
+
+    @property
+    def half(self) -> bool:
+        """Whether the inputs are narrower than float32."""
+        return self.dtype.itemsize < 4
+
+    @property
+    def stat_dtype(self) -> torch.dtype:
+        """The dtype in which statistics accumulate."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
