@@ -1,0 +1,155 @@
+"""``foveate papers``: the catalogue on the command line."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+import textwrap
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from foveate.catalog.status import import_rooms
+from foveate.catalog.store import Paper, Papers, papers
+from foveate.errors import FoveateError
+
+__all__ = ["papers_command", "register"]
+
+_SHOWN = 20  # rows a search prints when no limit is asked for: the rest matches ever less
+
+
+def papers_command(
+    words: str | None = None,
+    *,
+    area: str | None = None,
+    tier: int | None = None,
+    year: int | None = None,
+    needs: str | None = None,
+    status: str | None = None,
+    limit: int | None = None,
+    json: bool = False,
+) -> int:
+    """Print the papers that match: as a table, one in full if named, or as JSON.
+
+    Parameters
+    ----------
+    words : str, optional
+        Keywords, or exactly the slug of one paper.
+    area, tier, year, needs, status, limit
+        As for `foveate.catalog.papers`. A table of a search shows 20 unless ``limit`` is
+        given; JSON and a list without words are complete.
+    json : bool
+        Print one JSON array of objects instead.
+
+    Returns
+    -------
+    int
+        The exit code: 0 if a paper matches, 1 if none does.
+
+    Raises
+    ------
+    FoveateError
+        If a value is not one the catalogue knows.
+    """
+    filters = {"area": area, "tier": tier, "year": year, "needs": needs, "status": status}
+    given = {key: value for key, value in filters.items() if value is not None}
+    found = papers(words, **given, limit=limit)  # type: ignore[arg-type]
+    named = [row for row in found if row.slug == words]
+    if json:
+        print(jsonlib.dumps([row.to_dict() for row in named or found]))
+    elif named:
+        _print_one(named[0])
+    elif found:
+        shown = found if words is None or limit is not None else found[:_SHOWN]
+        _print_table(shown, total=len(found))
+    if not found:
+        asked = [repr(words)] if words is not None else []
+        asked += [f"{key}={value!r}" for key, value in given.items()]
+        print(f"nothing matches {', '.join(asked)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command ``papers`` to a command line.
+
+    Parameters
+    ----------
+    app : typer.Typer
+        The application; changed in place.
+    """
+
+    app.command("papers")(_papers)
+
+
+def _papers(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Keywords, or exactly the slug of one paper.")
+    ] = None,
+    area: Annotated[str | None, typer.Option(help="Such as steer-text, sparse, probe.")] = None,
+    tier: Annotated[int | None, typer.Option(help="1 (core), 2 or 3.")] = None,
+    year: Annotated[int | None, typer.Option(help="Year of publication.")] = None,
+    needs: Annotated[str | None, typer.Option(help="Such as causal-lm, vlm, diffusion.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="works, partial, 'catalogue only' or 'off topic'.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help=f"At most so many; a printed search shows {_SHOWN} by default."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a complete JSON array.")] = False,
+) -> None:
+    """Search the literature on attention and see how far each paper works here."""
+    try:
+        code = papers_command(
+            " ".join(words) if words else None,
+            area=area,
+            tier=tier,
+            year=year,
+            needs=needs,
+            status=status,
+            limit=limit,
+            json=json,
+        )
+    except FoveateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    raise typer.Exit(code)
+
+
+def _print_table(rows: Papers, total: int) -> None:
+    console = Console(markup=False, highlight=False)
+    # A slug is there to be copied, so it is never broken; the text takes about two lines of
+    # what the other columns leave.
+    slug_width = max(len(row.slug) for row in rows)
+    text_width = max(20, console.width - slug_width - 24)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("slug", no_wrap=True, min_width=slug_width, style="cyan")
+    table.add_column("year", no_wrap=True, width=4)
+    table.add_column("status", no_wrap=True, width=14)
+    table.add_column("what it does")
+    for row in rows:
+        text = textwrap.shorten(f"{row.name}: {row.does}", 2 * text_width, placeholder=" …")
+        table.add_row(row.slug, str(row.year or ""), row.status, text)
+    console.print(table)
+    counted = f"{total} paper{'' if total == 1 else 's'}"
+    if len(rows) < total:
+        counted = f"the best {len(rows)} of {counted}; --limit shows more"
+    console.print(f"\n{counted}; `foveate papers SLUG` shows one in full")
+    for failure in import_rooms():
+        console.print(failure, style="yellow")
+
+
+def _print_one(row: Paper) -> None:
+    console = Console(markup=False, highlight=False)
+    console.print(row.title, style="bold")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in row.to_dict().items():
+        if key == "title" or value in (None, []):
+            continue
+        table.add_row(key, ", ".join(value) if isinstance(value, list) else str(value))
+    console.print(table)
