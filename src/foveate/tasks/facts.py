@@ -1,9 +1,9 @@
 """Four similar sentences, one question: does the model read the right one?
 
 Each case states the same kind of fact about four invented things (when a lighthouse was built, how
-long a bridge is, where a portrait hangs) and asks for one of them. The answer is in the context, word
-for word, so a wrong answer is a failure of looking and not of knowing; and the same case tells
-whether steering *steers*: turned to a wrong sentence, the model must follow it.
+many steps a tower has, where a portrait hangs) and asks for one of them. The answer is in the
+context, word for word, so a wrong answer is a failure of looking and not of knowing; and the same
+case tells whether steering *steers*: turned to a wrong sentence, the model must follow it.
 
 ``python -m foveate.tasks.facts`` prints the cases.
 """
@@ -17,24 +17,24 @@ from dataclasses import dataclass
 from ..errors import FoveateError
 
 _STEMS = (
-    "Alder Amber Arden Barrow Birken Brack Calder Carrow Corran Crane Dunmore Elder Fallow Fenwick "
-    "Garth Hallow Harrow Hazel Heron Ivory Juniper Kestrel Langley Larch Linden Lorne Marrow Mossley "
-    "Norwick Oakham Osprey Pellan Quarry Raven Rowan Sable Selkirk Skelder Sorrel Tallis Tarrow "
-    "Thistle Ulver Vesper Warden Willow Wren Yarrow"
-).split()
+    "Alder Amber Arden Barrow Birken Brack Calder Carrow Corran Crane Dunmore Elder Fallow "
+    "Fenwick Garth Hallow Harrow Hazel Heron Ivory Juniper Kestrel Langley Larch Linden Lorne "
+    "Marrow Mossley Norwick Oakham Osprey Pellan Quarry Raven Rowan Sable Selkirk Skelder "
+    "Sorrel Tallis Tarrow Thistle Ulver Vesper Warden Willow Wren Yarrow"
+)
 _TOWNS = (
-    "Ostrela Marbeck Lindhome Tarvia Kesselby Brenwick Solverton Aldover Corvane Delmere Farrowick "
-    "Grennoch Halmsted Iverra Jarvick Koldeby Lucarne Mirandel Nordley Orvane Pargnon Quimbury "
-    "Ravelle Sandwick"
-).split()
+    "Ostrela Marbeck Lindhome Tarvia Kesselby Brenwick Solverton Aldover Corvane Delmere "
+    "Farrowick Grennoch Halmsted Iverra Jarvick Koldeby Lucarne Mirandel Nordley Orvane "
+    "Pargnon Quimbury Ravelle Sandwick"
+)
 
 
 @dataclass(frozen=True)
 class Topic:
     """One kind of fact: how a thing is named, what is said of it and what is asked.
 
-    ``{name}`` and ``{value}`` stand for the thing and its value; ``values`` is a range of numbers or
-    None for the name of a town.
+    ``{name}`` and ``{value}`` stand for the thing and its value; ``values`` is a range of numbers,
+    or None for names of towns.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Topic:
     values: range | None
 
     def value(self, rng: random.Random) -> str:
-        return rng.choice(_TOWNS) if self.values is None else str(rng.choice(self.values))
+        return rng.choice(_TOWNS.split()) if self.values is None else str(rng.choice(self.values))
 
 
 _YEAR, _NUMBER, _TOWN = (
@@ -195,8 +195,7 @@ LIGHTHOUSE = _case(
 
 
 def cases(n: int = 36, seed: int = 0) -> list[Case]:
-    """Make ``n`` cases, going round the topics; which sentence is asked for, and which is the decoy,
-    goes round too, so that no position is favoured.
+    """Make ``n`` cases, going round the topics and round the positions of the sentence asked for.
 
     Parameters
     ----------
@@ -216,14 +215,14 @@ def cases(n: int = 36, seed: int = 0) -> list[Case]:
     made = []
     for i in range(n):
         topic = TOPICS[i % len(TOPICS)]
-        stems = rng.sample(_STEMS, 4)
+        stems = rng.sample(_STEMS.split(), 4)
         endings = rng.sample(topic.endings, 4)
         names = [f"{stem} {ending}" for stem, ending in zip(stems, endings, strict=True)]
         values: list[str] = []
         while len(values) < 4:
             if (value := topic.value(rng)) not in values:
                 values.append(value)
-        asked = (i + i // len(TOPICS)) % 4
+        asked = i % 4  # 4 and 9 have no common factor: every topic meets every position
         decoy = (asked + 1 + rng.randrange(3)) % 4
         made.append(_case(f"{topic.name}-{i:02d}", topic, names, values, asked, decoy))
     return made
