@@ -173,6 +173,12 @@ class Series:
         return Series(self.results, self.key, name)
 
     @property
+    def axis(self) -> str:
+        """What a value counts behind batch and head: query, key, block, row or top."""
+        declared = self.results._shape.get(self.key)
+        return declared or _SHAPES.get(self.key, "query")
+
+    @property
     def layers(self) -> list[int]:
         """The layer numbers that the first axis holds."""
         return sorted(self._calls())
@@ -186,6 +192,21 @@ class Series:
     def steps(self) -> list[int]:
         """The decode steps that ``decode`` holds, counted from 1."""
         return sorted({c.step for calls in self._phase("decode") for c in calls})
+
+    def real(self, phase: str = "prefill") -> Tensor | None:
+        """Which of the phase's queries are no padding, bool ``[B, Sq]``; None when all are real."""
+        layers = self._phase(phase)
+        axis_of = _steps if phase == "decode" else _positions
+        for calls in layers:  # padding is alike in all layers: the first that knows will do
+            if all(c.queries is None for c in calls):
+                continue
+            batch = max(c.value.shape[0] for c in calls)
+            masks = [_pad(_queries(c), (batch, c.value.shape[2]), 0) for c in calls]
+            axis = _union([axis_of(c) for c in layers])
+            real = torch.zeros(batch, len(axis), dtype=torch.bool)
+            real[:, torch.searchsorted(axis, axis_of(calls))] = torch.cat(masks, dim=1)
+            return real
+        return None
 
     @property
     def prefill(self) -> Tensor:
@@ -208,12 +229,12 @@ class Series:
 
         ``[L, B, H]``; with ``k`` behind for ``top``. Per-query measures only.
         """
-        if self._shape not in ("query", "top"):
+        if self.axis not in ("query", "top"):
             raise FoveateError(f"{self.key!r} has no value per query, so there is no last one.")
         prefill = self.prefill
         if prefill.shape[3] == 0:
             raise FoveateError(f"{self.key!r} holds no prefill (phase='decode'?): use .decode.")
-        real = self._real("prefill")
+        real = self.real("prefill")
         if real is None:
             return prefill[:, :, :, -1]
         # right padding: the last True of each row
@@ -232,22 +253,22 @@ class Series:
         phase : {"prefill", "decode"}, optional
             Only this phase; default both.
         """
-        if self._shape == "top" and self.key.endswith(".indices"):
+        if self.axis == "top" and self.key.endswith(".indices"):
             raise FoveateError(f"{self.key!r} holds positions of keys: their mean says nothing.")
         total: Tensor | None = None
         count: Tensor | None = None
         for name in _phases(phase):
-            if self._shape == "block" and name == "decode":
+            if self.axis == "block" and name == "decode":
                 continue
             value = self._assemble(name)
             if value.numel() == 0:
                 continue
             counted = ~value.isnan()
-            if self._shape == "key":
+            if self.axis == "key":
                 counted &= value > 0
-            elif self._shape in ("query", "top") and (real := self._real(name)) is not None:
+            elif self.axis in ("query", "top") and (real := self.real(name)) is not None:
                 real = real.to(value.device)[None, :, None, :]  # (1, B, 1, Sq)
-                counted &= real.unsqueeze(-1) if self._shape == "top" else real
+                counted &= real.unsqueeze(-1) if self.axis == "top" else real
             axes = [d for d in range(value.ndim) if d not in (0, 2)]
             part = torch.where(counted, value, torch.zeros_like(value)).sum(axes)  # (L, H)
             total = part if total is None else total + part
@@ -270,14 +291,14 @@ class Series:
         for stack in [self.name] if self.name else self.stacks:
             one = self.stack(stack)
             for phase in ("prefill", "decode"):
-                if self._shape == "block" and phase == "decode":
+                if self.axis == "block" and phase == "decode":
                     continue
                 value = one._assemble(phase)
                 if value.numel() == 0:
                     continue
                 columns = ["layer", "batch", "head", *one._axis_names(phase)]
                 labels = {0: one.layers}
-                if self._shape in ("query", "top"):
+                if self.axis in ("query", "top"):
                     labels[3] = one.positions.tolist() if phase == "prefill" else one.steps
                 index = pd.MultiIndex.from_product(
                     [labels.get(d, range(n)) for d, n in enumerate(value.shape)], names=columns
@@ -306,7 +327,7 @@ class Series:
 
     def _repr_html_(self) -> str:
         """A heat map layers by heads of :meth:`mean`, per stack."""
-        if self._shape == "top" and self.key.endswith(".indices"):
+        if self.axis == "top" and self.key.endswith(".indices"):
             return f"<pre>{html.escape(repr(self))}</pre>"
         pictures = []
         for stack in [self.name] if self.name else self.stacks:
@@ -316,11 +337,6 @@ class Series:
         return "".join(pictures)
 
     # -- assembly ----------------------------------------------------------------------------------
-    @property
-    def _shape(self) -> str:
-        declared = self.results._shape.get(self.key)
-        return declared or _SHAPES.get(self.key, "query")
-
     def _axis_names(self, phase: str) -> list[str]:
         query = "position" if phase == "prefill" else "step"
         return {
@@ -329,7 +345,7 @@ class Series:
             "block": ["query_block", "key_block"],
             "row": ["row", "key"],
             "top": [query, "rank"],
-        }[self._shape]
+        }[self.axis]
 
     def _calls(self) -> dict[int, list[_Record]]:
         stacks = self.results._log.get(self.key, {})
@@ -349,7 +365,7 @@ class Series:
 
     def _assemble(self, phase: str) -> Tensor:
         """One tensor ``[L, B, H, …]``."""
-        if self._shape == "block" and phase == "decode":
+        if self.axis == "block" and phase == "decode":
             raise FoveateError(f"{self.key!r} pools a prefill; there is none of a decode step.")
         calls = self._phase(phase)
         if not any(calls):
@@ -357,22 +373,7 @@ class Series:
             batch, heads, *rest = other.shape
             empty = (len(calls), batch, heads, 0, *rest[1:])
             return other.new_zeros(empty)
-        return _ASSEMBLERS[self._shape](calls, self.key)
-
-    def _real(self, phase: str) -> Tensor | None:
-        """Which of the assembled queries are real, bool ``[B, Sq]``; None when all are."""
-        layers = self._phase(phase)
-        axis_of = _steps if phase == "decode" else _positions
-        for calls in layers:  # padding is alike in all layers: the first that knows will do
-            if all(c.queries is None for c in calls):
-                continue
-            batch = max(c.value.shape[0] for c in calls)
-            masks = [_pad(_queries(c), (batch, c.value.shape[2]), 0) for c in calls]
-            axis = _union([axis_of(c) for c in layers])
-            real = torch.zeros(batch, len(axis), dtype=torch.bool)
-            real[:, torch.searchsorted(axis, axis_of(calls))] = torch.cat(masks, dim=1)
-            return real
-        return None
+        return _ASSEMBLERS[self.axis](calls, self.key)
 
 
 # -- putting calls together ------------------------------------------------------------------------
