@@ -1,0 +1,20 @@
+"""Fixtures that several rooms need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(2)  # what the figures are measured with; more only disturbs neighbours
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> tuple[Any, Any]:
+    """The embedded model and its tokenizer, loaded once; leave both as you found them."""
+    from foveate.load import load
+
+    return load("smollm2")
