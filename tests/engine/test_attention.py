@@ -11,7 +11,17 @@ import foveate as fv
 from foveate.engine.planner import plan
 from foveate.engine.shapes import Shapes
 
-KINDS = ("mass", "entropy", "distance", "distance_signed", "received", "block_map", "rows", "top", "max")
+KINDS = (
+    "mass",
+    "entropy",
+    "distance",
+    "distance_signed",
+    "received",
+    "block_map",
+    "rows",
+    "top",
+    "max",
+)
 
 
 class Stride:
@@ -36,12 +46,15 @@ class Window(Stride):
 
 
 @st.composite
-def calls(draw: st.DrawFn) -> dict:
-    """One call: shapes, geometry and any mixture of terms, regions, gains and measures."""
+def calls(draw: st.DrawFn, flash: bool = False) -> dict:
+    """One call: shapes, geometry and any mixture of terms, regions, gains and measures.
+
+    ``flash``: only what the flash kernel takes (no dense term, measures linear in P).
+    """
     B = draw(st.integers(1, 2))
     Hkv = draw(st.integers(1, 2))
     Hq = Hkv * draw(st.integers(1, 3))
-    Sq = draw(st.sampled_from([1, 2, 7, 16, 17, 33, 70]))
+    Sq = draw(st.sampled_from([17, 33, 70] if flash else [1, 2, 7, 16, 17, 33, 70]))
     Sk = draw(st.sampled_from([1, 3, 16, 40, 71]))
     D, Dv = draw(st.sampled_from([(4, 4), (8, 4), (4, 8)]))
     g = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
@@ -49,7 +62,11 @@ def calls(draw: st.DrawFn) -> dict:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
-    call: dict = {"q": normal(B, Hq, Sq, D), "k": normal(B, Hkv, Sk, D), "v": normal(B, Hkv, Sk, Dv)}
+    call: dict = {
+        "q": normal(B, Hq, Sq, D),
+        "k": normal(B, Hkv, Sk, D),
+        "v": normal(B, Hkv, Sk, Dv),
+    }
     call["causal"] = draw(st.booleans())
     call["q_offset"] = draw(st.none() | st.integers(-Sq + 1, Sk + 2))
     if call["causal"] and call["q_offset"] is None and Sk - Sq + Sq <= 0:
@@ -60,19 +77,19 @@ def calls(draw: st.DrawFn) -> dict:
             bias[torch.rand(bias.shape, generator=g) < 0.3] = -torch.inf
             bias[..., -1] = 0.0
         call["key_bias"] = bias
-    if draw(st.integers(0, 3)) == 0:
+    if not flash and draw(st.integers(0, 3)) == 0:
         call["bias"] = normal(draw(st.sampled_from([1, B])), draw(st.sampled_from([1, Hq])), Sq, Sk)
         if draw(st.booleans()):
             call["bias"] = call["bias"] > -1
             call["bias"][..., 0] = True
-    if draw(st.integers(0, 3)) == 0:
+    if not flash and draw(st.integers(0, 3)) == 0:
         call["softcap"] = 1.5
     if draw(st.integers(0, 3)) == 0:
         call["sinks"] = normal(Hq)
     if draw(st.integers(0, 3)) == 0:
         h, r = draw(st.sampled_from([1, Hq])), draw(st.integers(1, 3))
         call["score_terms"] = [(normal(B, h, Sq, r), normal(1, h, Sk, r))]
-    if draw(st.integers(0, 3)) == 0:
+    if not flash and draw(st.integers(0, 3)) == 0:
         call["pattern"] = draw(st.sampled_from([Stride(3), Window(5), Window(40)]))
     call["regions"] = {
         "a": torch.rand(Sk, generator=g) < 0.4,
@@ -82,10 +99,13 @@ def calls(draw: st.DrawFn) -> dict:
     for name in draw(st.sets(st.sampled_from(["a", "b"]))):
         shape = draw(st.sampled_from([(), (1,), (Hq, 1), (B, Hq, Sq), (Sq,), (B, 1, 1)]))
         gains[name] = draw(
-            st.sampled_from([3.0, 0.25, torch.rand(shape, generator=g, dtype=torch.float64) * 4 + 0.05])
+            st.sampled_from(
+                [3.0, 0.25, torch.rand(shape, generator=g, dtype=torch.float64) * 4 + 0.05]
+            )
         )
     call["gains"] = gains
-    kinds = draw(st.sets(st.sampled_from(KINDS)))
+    linear = ("mass", "distance_signed", "block_map", "rows") + ("distance",) * call["causal"]
+    kinds = draw(st.sets(st.sampled_from(linear if flash else KINDS)))
     at = draw(st.sampled_from(["after", "before"]))
     n = min(Sq, Sk, 5)
     made = {
@@ -111,7 +131,11 @@ def assert_same(got: fv.Output, want: fv.Output, tol: float) -> None:
         if key == "top.indices":
             continue  # ties may differ; the values are compared
         torch.testing.assert_close(
-            got.measures[key].double(), value.double(), atol=tol * 10, rtol=tol, msg=lambda m, k=key: f"{k}: {m}"
+            got.measures[key].double(),
+            value.double(),
+            atol=tol * 10,
+            rtol=tol,
+            msg=lambda m, k=key: f"{k}: {m}",
         )
 
 
@@ -145,10 +169,22 @@ def test_float64_equals_the_reference(call: dict) -> None:
     assert_same(fv.attention(**call), fv.attention(**call, backend="reference"), 1e-9)
 
 
+@settings(max_examples=200, deadline=None)
+@given(calls(flash=True))
+def test_flash_plans_equal_the_reference(call: dict) -> None:
+    if not visible(call):
+        return
+    assert_same(fv.attention(**call), fv.attention(**call, backend="reference"), 1e-9)
+
+
 @settings(max_examples=100, deadline=None)
-@given(calls())
+@given(calls() | calls(flash=True))
 def test_float32_is_close_to_the_reference(call: dict) -> None:
     if not visible(call):
         return
     narrow = convert(call, torch.float32)
-    assert_same(fv.attention(**narrow), fv.attention(**convert(narrow, torch.float64), backend="reference"), 2e-5)
+    assert_same(
+        fv.attention(**narrow),
+        fv.attention(**convert(narrow, torch.float64), backend="reference"),
+        2e-5,
+    )

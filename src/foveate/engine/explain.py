@@ -69,6 +69,7 @@ def explain(plan: Plan) -> str:
         value = sum(width_of(r) for r in plan.program.reads) if plan.one_pass else 0
         width = max(h.D + score, h.Dv + value)
         if width > max(h.D, h.Dv):
+            width += -width % 8
             lines.append(f"  head size {h.D} → {width}: {score} score and {value} value columns")
     elif plan.output == "few":
         lines.append("output: one flash call, no key copied (few queries)")
@@ -85,9 +86,12 @@ def explain(plan: Plan) -> str:
         lines.append(f"measures: {keys}: by {how} {where}"
                      + (f" ({plan.why})" if plan.output != "tiles" else ""))
         passes += not plan.one_pass
-    if plan.before is not None:
-        keys = ", ".join(k for r in plan.before.program.reads for k in r.keys)
-        lines.append(f"measures before the gains: {keys}: one more pass ({plan.before.reads})")
+    for other in plan.more:
+        keys = ", ".join(k for r in other.program.reads for k in r.keys)
+        if all(r.kind == "rows" for r in other.program.reads):
+            lines.append(f"measures: {keys}: those rows recomputed")
+            continue
+        lines.append(f"measures before the gains: {keys}: one more pass ({other.reads})")
         passes += 1
     pairs = _pairs(plan)
     flops = 4 * h.B * h.Hq * pairs * width * passes

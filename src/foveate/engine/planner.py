@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -39,8 +39,11 @@ class Plan:
         What takes the measures: value columns of a flash call, tiles, or the reference.
     one_pass : bool
         Whether output and measures share a pass.
-    before : Plan, optional
-        The pass for measures with ``at="before"``, without the gains.
+    more : tuple of Plan
+        Measures taken beside: those with ``at="before"`` (without the gains), and a few rows of ``P``
+        where nothing else needs the tiles.
+    why : str
+        The reason, for :meth:`explain`.
     """
 
     program: Program
@@ -49,7 +52,7 @@ class Plan:
     output: Literal["flash", "few", "tiles", "reference"]
     reads: Literal["none", "columns", "tiles", "reference"]
     one_pass: bool
-    before: Plan | None
+    more: tuple[Plan, ...]
     why: str
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Output:
@@ -77,8 +80,8 @@ class Plan:
         if self.program.head_scale is not None:
             scale = self.program.head_scale.to(out.dtype)
             out = out * scale.expand(lse.shape).unsqueeze(-1)
-        if self.before is not None:
-            measures |= self.before._statistics(q, k, v)
+        for plan in self.more:
+            measures |= plan._statistics(q, k, v)
         return Output(out, lse, measures)
 
     def _split(self, sums: Tensor, share: Tensor | None, lse: Tensor) -> dict[str, Tensor]:
@@ -161,25 +164,30 @@ def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
     if backend == "reference":
         terms = fold(program, shapes)
         reads: Literal["reference", "none"] = "reference" if program.reads else "none"
-        return Plan(program, shapes, terms, "reference", reads, True, None, "asked for")
+        return Plan(program, shapes, terms, "reference", reads, True, (), "asked for")
     if backend == "sdpa" and not available(shapes.device, shapes.dtype):
         raise FoveateError(
             f'backend="sdpa" was asked for, but torch {torch.__version__} has no flash kernel with '
             f"lse for {shapes.dtype} on {shapes.device.type}; use backend=\"auto\" (tiles)."
         )
-    before = None
+    more = []
     early = tuple(r for r in program.reads if r.at == "before" and program.gains)
     if early:
-        late = tuple(r for r in program.reads if r not in early)
-        before = _plan(program.evolve(gains=(), reads=early), shapes, None)
-        program = program.evolve(reads=late)
-    return _plan(program, shapes, before)
+        more.append(_plan(program.evolve(gains=(), reads=early), shapes))
+        program = program.evolve(reads=tuple(r for r in program.reads if r not in early))
+    rows = tuple(r for r in program.reads if r.kind == "rows")
+    if rows:
+        without = _plan(program.evolve(reads=tuple(r for r in program.reads if r not in rows)), shapes)
+        if without.output != "tiles" and without.reads != "tiles":
+            only = _plan(program.evolve(reads=rows), shapes)
+            return replace(without, more=(*more, only))
+    return replace(_plan(program, shapes), more=tuple(more))
 
 
-def _plan(program: Program, shapes: Shapes, before: Plan | None) -> Plan:
+def _plan(program: Program, shapes: Shapes) -> Plan:
     terms = fold(program, shapes)
     output, reads, one_pass, why = _choose(program, terms, shapes)
-    return Plan(program, shapes, terms, output, reads, one_pass, before, why)
+    return Plan(program, shapes, terms, output, reads, one_pass, (), why)
 
 
 __all__ = ["BACKENDS", "Backend", "Plan", "Shapes", "plan"]

@@ -48,14 +48,25 @@ def _key_range(terms: Terms, shapes: Shapes, start: int, stop: int) -> tuple[int
     return (low, high) if high > low else (0, 1)  # one hidden key: rows that see nothing
 
 
-def row_blocks(terms: Terms, shapes: Shapes) -> list[tuple[int, int, int, int]]:
-    """``(first query, last, first key, last)`` of every tile, half open."""
+def row_blocks(
+    terms: Terms, shapes: Shapes, only: Sequence[int] | None = None
+) -> list[tuple[int, int, int, int]]:
+    """``(first query, last, first key, last)`` of every tile, half open; ``only`` some queries."""
+    if only is not None:
+        runs: list[list[int]] = []
+        for i in sorted(set(only)):
+            if runs and i == runs[-1][1] and i - runs[-1][0] < 64:
+                runs[-1][1] = i + 1
+            else:
+                runs.append([i, i + 1])
+        return [(a, b, *_key_range(terms, shapes, a, b)) for a, b in runs]
     blocks, start = [], 0
     heads = shapes.B * shapes.Hq
     while start < shapes.Sq:
-        # Two steps: the keys of the first row tell how many rows fit.
-        low, high = _key_range(terms, shapes, start, start + 1)
-        rows = max(16, min(1024, TILE // (heads * max(high - low, 64))))
+        rows = min(1024, shapes.Sq - start)
+        for _ in range(4):  # the more rows, the more keys they see: shrink until it fits
+            low, high = _key_range(terms, shapes, start, start + rows)
+            rows = max(16, min(rows, TILE // (heads * (high - low))))
         stop = min(start + rows, shapes.Sq)
         blocks.append((start, stop, *_key_range(terms, shapes, start, stop)))
         start = stop
@@ -104,8 +115,8 @@ def _tile(
     if terms.sinks is not None:
         sink = terms.sinks.to(s.dtype)[:, None]
         top = torch.maximum(top, sink.detach())
-    s = s - top.unsqueeze(-1)
-    p = s.exp()
+    s = s.sub_(top.unsqueeze(-1))
+    p = s.exp() if any(r.kind == "entropy" for r in reads) else s.exp_()
     keys_sum = p.sum(-1)
     total = keys_sum if sink is None else keys_sum + (sink - top).exp()
     inverse = torch.where(seen, 1 / total, 0.0)
@@ -176,7 +187,10 @@ def run(
     parts: dict[str, list[Tensor]] = {}
     received = {r.key: q.new_zeros(shapes.B, shapes.Hq, shapes.Sk, dtype=dtype) for r in others
                 if r.kind == "received"}
-    for block in row_blocks(terms, shapes):
+    only = None
+    if not want_out and all(r.kind == "rows" for r in reads):
+        only = [i % shapes.Sq for r in reads for i in r.index or ()]
+    for block in row_blocks(terms, shapes, only):
         args = (program, terms, x, others, want_out, block)
         got = checkpoint(_tile, *args, use_reentrant=False) if grad else _tile(*args)
         for key, value in got.items():

@@ -1,0 +1,141 @@
+"""Timing that survives a noisy machine: candidates in turn, ratios pair by pair."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass
+class Timing:
+    """Seconds of one candidate, and its ratio to the baseline of the same round."""
+
+    name: str
+    seconds_min: float
+    seconds_median: float
+    ratio: float | None = None
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1
+) -> dict[str, Timing]:
+    """Run the candidates A B C A B C …; the first is the baseline of the ratios.
+
+    The ratio is the median over the rounds of (candidate / baseline of the same round), so a machine
+    whose speed drifts disturbs both alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for n in range(warmup + rounds):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            if n >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    base = seconds[next(iter(candidates))]
+    return {
+        name: Timing(
+            name,
+            min(taken),
+            statistics.median(taken),
+            statistics.median(t / b for t, b in zip(taken, base, strict=True)),
+        )
+        for name, taken in seconds.items()
+    }
+
+
+def at_most(timing: Timing, limit: float) -> Timing:
+    """Note the target ``ratio <= limit``."""
+    timing.target, timing.met = f"≤ {limit:g} ×", timing.ratio is not None and timing.ratio <= limit
+    return timing
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    import torch
+    import transformers
+
+    model = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """Short hash of the code measured, with ``+`` if the tree was dirty."""
+    here = Path(__file__).parent
+    try:
+        run = ["git", "-C", str(here)]
+        head = subprocess.run(
+            [*run, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            [*run, "status", "--porcelain", "--", "../src"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if dirty else "")
+
+
+def peak_extra_mb(module: str, *arguments: str) -> float:
+    """Peak resident memory of ``python -m module …`` above what it prints as ``baseline_kb=``, in MB.
+
+    The process itself prints its own resident peak before the measured part: a fresh process each
+    time, because a peak never comes down again.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=True
+    )
+    line = next(x for x in done.stdout.splitlines() if x.startswith("peak_extra_kb="))
+    return int(line.split("=")[1]) / 1024
+
+
+def resident_peak_kb() -> int:
+    """Peak resident set of this process so far, in kB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def write(name: str, title: str, rows: list[Timing], extra: Mapping[str, Any] | None = None) -> Path:
+    """Write ``results/NAME.json`` and print the table."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    payload = {
+        "title": title,
+        "command": "python -m benchmarks " + name,
+        "machine": machine(),
+        "rows": [asdict(r) for r in rows],
+        **(extra or {}),
+    }
+    path.write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
+    print(f"\n{title}\n")
+    for r in rows:
+        ratio = "" if r.ratio is None else f"{r.ratio:6.2f} ×"
+        met = {True: "met", False: "MISSED", None: ""}[r.met]
+        print(f"  {r.name:<62} {r.seconds_median:9.4f} s {ratio:>9}  {r.target:>9} {met} {r.note}")
+    return path
