@@ -1,0 +1,202 @@
+"""Regions of a run: named token positions, and how they fall on the keys of one attention call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adapters.sites import Site
+from .errors import FoveateError
+
+__all__ = ["GENERATED", "Regions", "Views"]
+
+GENERATED = "generated"
+
+
+def _as_mask(name: str, given: Any) -> Tensor:
+    """A region as bool ``[S]`` or ``[B, S]``."""
+    try:
+        mask = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        mask = None
+    if mask is None or mask.dtype != torch.bool or mask.dim() not in (1, 2) or mask.numel() == 0:
+        what = f"{mask.dtype} {list(mask.shape)}" if mask is not None else repr(given)
+        raise FoveateError(
+            f"Region {name!r} is {what}; a region is a bool tensor [S] or [B, S], True at its "
+            f"tokens: "
+            "mask = torch.zeros(S, dtype=torch.bool); mask[3:7] = True."
+        )
+    return mask[0] if mask.dim() == 2 and mask.shape[0] == 1 else mask
+
+
+class Regions:
+    """All regions of one run.
+
+    Positions are absolute. A prompt's regions belong to the tokens it tokenises: the decoder's, or
+    in an encoder–decoder text model the encoder's; they then fit ``encoder`` and ``cross`` sites.
+
+    Parameters
+    ----------
+    prompt : object, optional
+        With ``regions``, a mapping of names to bool ``[B, S]``.
+    explicit : mapping of str to bool Tensor, optional
+    encoder_decoder : bool
+        Whether decoder positions are other tokens than the prompt's.
+    """
+
+    def __init__(
+        self, prompt: Any, explicit: Mapping[str, Any] | None, encoder_decoder: bool
+    ) -> None:
+        self.encoder_decoder = encoder_decoder
+        self.of_prompt: dict[str, Tensor] = {}
+        self.masks: dict[str, Tensor] = {}
+        if prompt is not None:
+            regions = getattr(prompt, "regions", None)
+            if not isinstance(regions, Mapping):
+                raise FoveateError(
+                    f"prompt= takes an fv.Prompt; {type(prompt).__name__} was given: "
+                    "fv.Prompt(tokenizer, text)."
+                )
+            self.of_prompt = {
+                name: _as_mask(name, mask) for name, mask in regions.items() if name != GENERATED
+            }
+        if explicit is not None and not isinstance(explicit, Mapping):
+            raise FoveateError(
+                f'regions= takes a dict {{"name": bool mask}}; {type(explicit).__name__} was given.'
+            )
+        for name, mask in (explicit or {}).items():
+            if not isinstance(name, str) or not name or name == GENERATED or name in self.of_prompt:
+                why = (
+                    "is foveate's own"
+                    if name == GENERATED
+                    else "is taken by the prompt or no string"
+                )
+                raise FoveateError(
+                    f"regions= names a region {name!r}, which {why}: choose another name."
+                )
+            self.masks[name] = _as_mask(name, mask)
+        self.masks |= self.of_prompt
+
+    @property
+    def names(self) -> list[str]:
+        """The names there are."""
+        return [*self.masks, GENERATED]
+
+    @property
+    def prompt_length(self) -> int | None:
+        """Tokens of the decoder's prompt where known: what comes after was generated."""
+        if self.encoder_decoder or not self.masks:
+            return None
+        return max(mask.shape[-1] for mask in (self.of_prompt or self.masks).values())
+
+    def known(self, name: str, who: object) -> None:
+        """Raise unless there is such a region."""
+        if name not in self.masks and name != GENERATED:
+            there = ", ".join(map(repr, self.names))
+            raise FoveateError(
+                f"{who} speaks of a region {name!r}; the regions there are: {there}. Mark it with "
+                "prompt.mark(name, text) and pass prompt=, or pass regions={name: mask}."
+            )
+
+    def misfit(self, name: str, kind: str, keys: int, begun: int | None) -> str | None:
+        """Why a region does not fit the keys of a site, or None if it does.
+
+        Parameters
+        ----------
+        name : str
+        kind : str
+            The site's kind.
+        keys : int
+            Number of keys of the call.
+        begun : int or None
+            Length of the decoder's first forward, if it is known.
+        """
+        if kind == "decoder":
+            if name == GENERATED or not self.encoder_decoder:
+                return None
+            if name in self.of_prompt:
+                return f"region {name!r} marks tokens of the encoder"
+            if begun is None or self.masks[name].shape[-1] == begun:
+                return None
+            length = self.masks[name].shape[-1]
+            return f"region {name!r} has {length} positions, the decoder began with {begun}"
+        if name == GENERATED:
+            return f"region {name!r} has its tokens in the decoder"
+        length = self.masks[name].shape[-1]
+        return (
+            None
+            if length == keys
+            else f"region {name!r} has {length} positions, the site {keys} keys"
+        )
+
+    def on(
+        self,
+        name: str,
+        site: Site,
+        batch: int,
+        keys: int,
+        kv_start: int,
+        born: int,
+        device: torch.device,
+    ) -> Tensor:
+        """The part of a region on a call's keys: bool ``[Sk]`` or ``[B, Sk]``.
+
+        ``born`` is the position of the first generated token.
+        """
+        if name == GENERATED:
+            return torch.arange(kv_start, kv_start + keys, device=device) >= born
+        mask = self.masks[name]
+        if mask.dim() == 2 and mask.shape[0] != batch:
+            if batch % mask.shape[0]:
+                raise FoveateError(
+                    f"Region {name!r} has {mask.shape[0]} rows and {site.name} runs a batch of "
+                    f"{batch}: "
+                    "the rows must be the batch's, or divide it (beams, num_return_sequences)."
+                )
+            mask = mask.repeat_interleave(batch // mask.shape[0], dim=0)
+        part = mask[..., kv_start : kv_start + keys]
+        if part.shape[-1] < keys:  # tokens generated later belong to `generated` only
+            part = torch.nn.functional.pad(part, (0, keys - part.shape[-1]))
+        return part.to(device)
+
+
+class Views(Mapping[str, Tensor]):
+    """The regions that fit one call, each cut to its keys when first asked for."""
+
+    def __init__(
+        self, regions: Regions, site: Site, shape: tuple[int, int, int], born: int, begun: int |
+        None, device: torch.device,
+    ) -> None:  # fmt: skip
+        self._regions = regions
+        self._site = site
+        self._batch, self._keys, self._kv_start = shape
+        self._born = born
+        self._device = device
+        self._cut: dict[str, Tensor] = {}
+        self.misfits = {
+            name: why
+            for name in regions.names
+            if (why := regions.misfit(name, site.kind, self._keys, begun)) is not None
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        cut = self._cut.get(name)
+        if cut is None:
+            if name not in self:
+                raise KeyError(name)
+            cut = self._cut[name] = self._regions.on(
+                name, self._site, self._batch, self._keys, self._kv_start, self._born, self._device
+            )
+        return cut
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self.misfits and (name in self._regions.masks or name == GENERATED)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._regions.names if name not in self.misfits)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

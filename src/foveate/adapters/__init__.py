@@ -1,0 +1,1 @@
+"""How a live model's attention calls reach the engine."""

@@ -1,0 +1,286 @@
+"""Masks as descriptions: what a model wants masked, known without the matrix.
+
+transformers builds masks from functions of indices. :class:`MaskInfo` keeps the function, the
+offsets and the padding in place of the matrix, travels through the model where the mask would, and
+becomes the model's own mask whenever somebody other than foveate touches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["MaskInfo", "MaskPattern", "Rule", "rule_of"]
+
+_UNSET: Any = object()
+_NEVER_SKIP = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+
+# What may be asked of the mask without its matrix: answered by the stand-in of the right shape.
+_METADATA = {
+    getattr(Tensor, name).__get__
+    for name in (
+        "shape",
+        "dtype",
+        "device",
+        "ndim",
+        "layout",
+        "requires_grad",
+        "is_cuda",
+        "is_meta",
+    )
+} | {
+    Tensor.size,
+    Tensor.dim,
+    Tensor.ndimension,
+    Tensor.numel,
+    Tensor.is_floating_point,
+    Tensor.get_device,
+}
+
+
+class MaskInfo(Tensor):
+    """The mask of one kind of layer in one forward, not yet made.
+
+    It is a tensor of the mask's shape ``[B, 1, Sq, Sk]`` so that a model takes it for the prepared
+    mask it stands for, but holds a single element; any operation on it is an operation on the
+    model's own mask.
+
+    Attributes
+    ----------
+    q_offset, kv_offset : int
+        Absolute positions of the first query and the first key.
+    batch, q_length, kv_length : int
+    padding : Tensor or None
+        Bool ``[B, n]`` over absolute positions, True for real tokens; positions past ``n`` count as
+        padding (a static cache's unfilled part).
+    function : callable
+        transformers' ``mask_function(batch, head, query, key)`` on absolute positions.
+    use_vmap : bool
+        Whether ``function`` must not be called with broadcast indices.
+    """
+
+    q_offset: int
+    kv_offset: int
+    batch: int
+    q_length: int
+    kv_length: int
+    padding: Tensor | None
+    function: Callable[..., Tensor]
+    use_vmap: bool
+    _arguments: dict[str, Any]
+    _make: Callable[..., Any]
+    _original: Any
+    _rule: Rule | None
+
+    @staticmethod
+    def of(make: Callable[..., Any], arguments: Mapping[str, Any], floating: bool) -> MaskInfo:
+        """The description of the mask that ``make(**arguments)`` would build.
+
+        Parameters
+        ----------
+        make : callable
+            The mask function of the model's own attention implementation.
+        arguments : mapping
+            What transformers passed to the mask interface.
+        floating : bool
+            Whether that mask is additive (eager) rather than bool (sdpa).
+        """
+        a = arguments
+        if "q_length" in a:
+            q_length, q_offset = a["q_length"], a.get("q_offset", 0)
+        else:  # transformers before 5.6 passed the absolute positions of the queries
+            q_length, q_offset = a["cache_position"].shape[0], a["cache_position"][0]
+        shape = (a["batch_size"], 1, int(q_length), int(a["kv_length"]))
+        dtype = a.get("dtype", torch.float32) if floating else torch.bool
+        element = torch.zeros((), dtype=dtype, device=a.get("device", "cpu"))
+        self = Tensor._make_subclass(MaskInfo, element.expand(shape))
+        self.batch, _, self.q_length, self.kv_length = shape
+        self.q_offset = int(q_offset)  # a static cache hands out a tensor: read once, here
+        self.kv_offset = int(a.get("kv_offset", 0))
+        self.padding = a.get("attention_mask")
+        self.function = a["mask_function"]
+        self.use_vmap = bool(a.get("use_vmap", False))
+        self._arguments = dict(arguments)
+        self._make = make
+        self._original = _UNSET
+        self._rule = None
+        return self
+
+    @property
+    def original(self) -> Any:
+        """The mask that the model's own attention gets: a tensor, a block mask or None."""
+        if self._original is _UNSET:
+            self._original = self._make(**self._arguments)
+        return self._original
+
+    @property
+    def rule(self) -> Rule:
+        """What :attr:`function` says, as far as it is recognised."""
+        if self._rule is None:
+            self._rule = rule_of(self.function)
+        return self._rule
+
+    def visible(self) -> Tensor:
+        """The whole mask, padding included: bool ``[B, 1, Sq, Sk]``, True where a key is seen."""
+        from transformers.masking_utils import sdpa_mask
+
+        return sdpa_mask(**self._arguments | _NEVER_SKIP)
+
+    def rows(self, count: int) -> Any:
+        """The model's own mask of the last ``count`` queries, never skipped."""
+        first = self.q_length - count
+        arguments = dict(self._arguments)
+        if "q_length" in arguments:
+            arguments |= {"q_length": count, "q_offset": self.q_offset + first}
+        else:
+            arguments["cache_position"] = arguments["cache_position"][first:]
+        return self._make(**arguments | _NEVER_SKIP)
+
+    def tensor(self) -> Tensor:
+        """The model's own mask, made even where the model would have gone without one."""
+        if isinstance(self.original, Tensor):
+            return self.original
+        return self.visible()
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Itself where nothing changes (hooks that place a module's inputs call this)."""
+        device = kwargs.get("device", args[0] if args else None)
+        if isinstance(device, str | torch.device) and torch.device(device) == self.device:
+            return self
+        return self.tensor().to(*args, **kwargs)
+
+    def contiguous(self, *args: Any, **kwargs: Any) -> MaskInfo:
+        """Itself: there is no memory to lay out."""
+        return self
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        queries, keys = f"{self.q_offset}+{self.q_length}", f"{self.kv_offset}+{self.kv_length}"
+        return f"MaskInfo(queries {queries}, keys {keys})"
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in _METADATA:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+
+        def made(value: Any) -> Any:
+            if isinstance(value, MaskInfo):
+                return value.tensor()
+            if isinstance(value, list | tuple):
+                return type(value)(made(v) for v in value)
+            return value
+
+        return func(*made(tuple(args)), **{k: made(v) for k, v in (kwargs or {}).items()})
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A mask function taken apart: the conjunction of what it asks for.
+
+    Attributes
+    ----------
+    causal : bool
+        A key is seen only by queries at or after it.
+    back, ahead : int or None
+        A query sees at most so many tokens back and ahead (for :meth:`MaskPattern.key_range`).
+    parts : tuple of callable
+        Everything but causality, as functions of indices; exact, whatever was recognised.
+    windows : bool
+        Whether ``back`` and ``ahead`` say all that ``parts`` say.
+    """
+
+    causal: bool = False
+    back: int | None = None
+    ahead: int | None = None
+    parts: tuple[Callable[..., Tensor], ...] = ()
+    windows: bool = True
+
+
+def _closure(function: Callable[..., Any]) -> dict[str, Any]:
+    cells = getattr(function, "__closure__", None) or ()
+    names = function.__code__.co_freevars if cells else ()
+    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
+
+
+def _smaller(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def rule_of(function: Callable[..., Any]) -> Rule:
+    """Take a mask function apart as far as it is one of transformers' own.
+
+    What is not recognised stays in ``parts`` whole, so the rule always says the same as the
+    function.
+    """
+    from transformers import masking_utils as own
+
+    if function is own.causal_mask_function:
+        return Rule(causal=True)
+    if function is own.bidirectional_mask_function:
+        return Rule()
+    name = getattr(getattr(function, "__code__", None), "co_qualname", "")
+    made_by = name.split(".")[0]
+    if getattr(function, "__module__", None) != own.__name__ or "<locals>" not in name:
+        return Rule(parts=(function,), windows=False)
+    values = _closure(function)
+    if made_by == "and_masks":
+        joined = Rule()
+        for part in map(rule_of, values["mask_functions"]):
+            joined = Rule(
+                joined.causal or part.causal,
+                _smaller(joined.back, part.back),
+                _smaller(joined.ahead, part.ahead),
+                joined.parts + part.parts,
+                joined.windows and part.windows,
+            )
+        return joined
+    if made_by == "sliding_window_overlay":
+        return Rule(back=values["sliding_window"] - 1, parts=(function,))
+    if made_by == "sliding_window_bidirectional_overlay":
+        window = values["sliding_window"]
+        return Rule(back=window, ahead=window, parts=(function,))
+    if made_by == "chunked_overlay":
+        reach = values["chunk_size"] - 1
+        return Rule(back=reach, ahead=reach, parts=(function,), windows=False)
+    return Rule(parts=(function,), windows=False)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPattern:
+    """Parts of a mask function as a :class:`~foveate.engine.pattern.Pattern`.
+
+    Attributes
+    ----------
+    rule : Rule
+    kv_offset : int
+        Absolute position of key 0.
+    batch : Tensor
+        int64 ``[B]``: the batch indices the functions are asked about.
+    """
+
+    rule: Rule
+    kv_offset: int
+    batch: Tensor
+
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        """Which of ``k_pos [n]`` each of ``q_pos [m]`` sees: bool, broadcasts to ``[B, Hq, m, n]``."""
+        batch = self.batch.to(q_pos.device)[:, None, None, None]
+        head = torch.zeros((1, 1, 1, 1), dtype=torch.long, device=q_pos.device)
+        q = (q_pos + self.kv_offset)[None, None, :, None]
+        k = (k_pos + self.kv_offset)[None, None, None, :]
+        seen = self.rule.parts[0](batch, head, q, k)
+        for part in self.rule.parts[1:]:
+            seen = seen & part(batch, head, q, k)
+        return seen
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        """The keys within reach of the window, if there is one."""
+        low = 0 if self.rule.back is None else min(max(0, q_start - self.rule.back), keys)
+        high = keys if self.rule.ahead is None else min(keys, q_stop + self.rule.ahead)
+        return low, max(low, high)

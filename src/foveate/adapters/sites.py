@@ -1,0 +1,218 @@
+"""Where a model attends: the attention sites, their addresses and stacks.
+
+An attention *site* is a module whose code dispatches through transformers' attention interface. Its
+address is its qualified module name. Sites are numbered in module order within a *stack*:
+
+============ =======================================================================================
+``decoder``  decoder self-attention; the only stack of a decoder-only model
+``encoder``  the encoder of an encoder–decoder model; models such as BERT
+``cross``    decoder queries on encoder keys
+``vision``   image towers and vision transformers
+``text``     the text tower beside an image tower (CLIP)
+``audio``    audio towers of multimodal language models
+============ =======================================================================================
+
+Where one model has several of a kind, the largest keeps the plain name and the others add the name
+of their container: ``vision.decoder.decoder_layers``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Site", "dispatcher", "sites", "unreachable"]
+
+REGISTRY = "ALL_ATTENTION_FUNCTIONS"
+_dispatchers: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
+
+_CROSS = re.compile(r"cross|enc_?dec|encoder_attn|encoder_decoder")
+_VISION = re.compile(r"^(vision|visual|vit$|image_)")
+_AUDIO = re.compile(r"^audio")
+_TEXT = re.compile(r"^text_(model|encoder)")
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One attention module of a live model.
+
+    Attributes
+    ----------
+    ref : weakref to torch.nn.Module
+        The module; :attr:`module` follows it.
+    name : str
+        The module's qualified name: the site's address.
+    stack : str
+        The stack's name.
+    layer : int
+        Counted from 0 within the stack.
+    depth : int
+        How many layers the stack has.
+    heads : int or None
+        Query heads; None where the module does not say.
+    kind : str
+        ``decoder``, ``encoder``, ``cross``, ``vision``, ``text`` or ``audio``: what the stack is,
+        even where its name is longer.
+    """
+
+    ref: weakref.ref[nn.Module]
+    name: str
+    stack: str
+    layer: int
+    depth: int
+    heads: int | None
+    kind: str
+
+    @property
+    def module(self) -> nn.Module:
+        """The module itself."""
+        module = self.ref()
+        if module is None:
+            raise ReferenceError(f"The model that held {self.name!r} is gone.")
+        return module
+
+
+def _mentions(code: CodeType, name: str) -> bool:
+    return name in code.co_names or any(
+        _mentions(const, name) for const in code.co_consts if isinstance(const, CodeType)
+    )
+
+
+def dispatcher(cls: type) -> tuple[Mapping[str, Any], str] | None:
+    """Where ``cls`` dispatches: that function's globals and the name of its eager default.
+
+    transformers hands the interface a module-level ``eager_attention_forward`` as the default, which
+    the registry does not know; what the code names is what it would have run. None for a class that
+    does not dispatch.
+    """
+    if cls not in _dispatchers:
+        _dispatchers[cls] = _dispatcher(cls)
+    return _dispatchers[cls]
+
+
+def _dispatcher(cls: type) -> tuple[Mapping[str, Any], str] | None:
+    for base in cls.__mro__:
+        if base.__module__ == "transformers.modeling_utils":  # checks the registry, attends nowhere
+            continue
+        for member in vars(base).values():
+            function = inspect.unwrap(member) if callable(member) else None
+            if isinstance(function, FunctionType) and _mentions(function.__code__, REGISTRY):
+                names = [
+                    n for n in function.__code__.co_names if n.endswith("eager_attention_forward")
+                ]
+                return function.__globals__, names[0] if names else "eager_attention_forward"
+    return None
+
+
+def _heads(module: nn.Module) -> int | None:
+    for attribute in ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_q_heads"):
+        value = getattr(module, attribute, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    projection, size = getattr(module, "q_proj", None), getattr(module, "head_dim", None)
+    if isinstance(projection, nn.Linear) and isinstance(size, int) and size > 0:
+        return projection.out_features // size
+    value = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    return value if isinstance(value, int) else None
+
+
+def _is_model(module: nn.Module) -> bool:
+    """Whether this is a model of transformers (duck-typed: transformers is not imported here)."""
+    return hasattr(module, "main_input_name") and hasattr(module, "config")
+
+
+def _kind(model: nn.Module, owner: nn.Module, module: nn.Module, parts: list[str]) -> str:
+    """What a site is for, by its address first and by what the module says of itself second."""
+    numbered = [i for i, part in enumerate(parts) if part.isdigit()]
+    tail = "/".join(parts[numbered[-1] + 1 :] if numbered else parts)
+    if getattr(module, "is_cross_attention", False) is True or _CROSS.search(tail.lower()):
+        return "cross"
+    causal = getattr(module, "is_causal", None)
+    if any(_VISION.match(part) for part in parts) or (
+        getattr(owner, "main_input_name", None) == "pixel_values"
+    ):
+        return "vision"
+    if any(_AUDIO.match(part) for part in parts):
+        return "audio"
+    if causal is False and any(_TEXT.match(part) for part in parts):
+        return "text"
+    if any(part.startswith("decoder") for part in parts):
+        return "decoder"
+    if causal is not True and any(part.startswith("encoder") for part in parts):
+        return "encoder"
+    if causal is None:
+        can_generate = getattr(model, "can_generate", None)
+        causal = bool(can_generate()) if callable(can_generate) else True
+    return "decoder" if causal else "encoder"
+
+
+def sites(model: nn.Module) -> list[Site]:
+    """All attention sites of ``model`` in module order (none: an empty list)."""
+    models = {"": model} | {name: m for name, m in model.named_modules() if _is_model(m)}
+    groups: dict[tuple[str, str], list[tuple[str, nn.Module]]] = {}
+    order: list[tuple[str, nn.Module, tuple[str, str]]] = []
+    for name, module in model.named_modules():
+        if dispatcher(type(module)) is None:
+            continue
+        parts = name.split(".") if name else []
+        owner = next(
+            models[prefix]
+            for i in range(len(parts), -1, -1)
+            if (prefix := ".".join(parts[:i])) in models
+        )
+        first = next((i for i, part in enumerate(parts) if part.isdigit()), max(len(parts) - 1, 0))
+        group = (_kind(model, owner, module, parts), ".".join(parts[:first]))
+        groups.setdefault(group, []).append((name, module))
+        order.append((name, module, group))
+    names = _stack_names({group: len(members) for group, members in groups.items()})
+    counts = dict.fromkeys(groups, 0)
+    found = []
+    for name, module, group in order:
+        found.append(
+            Site(
+                ref=weakref.ref(module),
+                name=name,
+                stack=names[group],
+                layer=counts[group],
+                depth=len(groups[group]),
+                heads=_heads(module),
+                kind=group[0],
+            )
+        )
+        counts[group] += 1
+    return found
+
+
+def _stack_names(sizes: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], str]:
+    names = {}
+    for kind in dict.fromkeys(kind for kind, _ in sizes):
+        alike = [group for group in sizes if group[0] == kind]
+        largest = max(alike, key=lambda group: sizes[group])
+        for group in alike:
+            names[group] = kind if group is largest or not group[1] else f"{kind}.{group[1]}"
+    return names
+
+
+def unreachable(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Modules that look like attention but do not dispatch: ``(address, class)``.
+
+    What a report must not pass over in silence: their attention is neither measured nor edited.
+    """
+    reached = [name for name, m in model.named_modules() if dispatcher(type(m)) is not None]
+    for name, module in model.named_modules():
+        if "attention" not in type(module).__name__.lower():
+            continue
+        inside = any(
+            r == name or r.startswith(f"{name}.") or name.startswith(f"{r}.") for r in reached
+        )
+        if not inside and not any(
+            "attention" in type(c).__name__.lower() for c in module.children()
+        ):
+            yield name, type(module).__name__

@@ -1,0 +1,234 @@
+"""Attach methods to a live model; detach them on exit, whatever happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from ._regions import Regions
+from ._run import Call, Coverage, Covered, Forward, Place, Run, Session
+from .adapters.sites import Site, sites, unreachable
+from .errors import FoveateError
+from .results import Results
+
+__all__ = ["Attachment", "Call", "Coverage", "Covered", "Forward", "Run", "attach"]
+
+
+def attach(
+    model: nn.Module, *methods: Any, prompt: Any = None, regions: Mapping[str, Any] | None = None
+) -> Attachment:
+    """Route a model's attention through foveate inside a ``with`` block.
+
+    Everything is checked here, before the model is touched. On exit, whatever happened, the model
+    and its configs are as they were. Attachments nest: the inner one's methods act after the outer
+    one's, in the same pass.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A transformers model, or a module that holds one.
+    *methods
+        Objects with a ``scope`` and ``rewrite(program, site, call) -> Program``: ``fv.Emphasize``,
+        ``fv.Measure``, your own. None is passthrough: the model's own attention, call by call.
+    prompt : Prompt, optional
+        Its regions are known to the methods. In an encoder–decoder text model they mark tokens of
+        the encoder, for ``stack="encoder"`` and ``stack="cross"``.
+    regions : mapping of str to Tensor, optional
+        Further regions: bool ``[S]`` or ``[B, S]`` in absolute token positions. They apply to sites
+        whose keys they fit; the others are passed over and listed in ``run.coverage``.
+
+    Returns
+    -------
+    Attachment
+        A context manager; it gives a :class:`Run` with ``results``, ``calls`` and ``coverage``.
+
+    Raises
+    ------
+    FoveateError
+        A model nothing can be attached to; what is no method; an unknown region, layer, head or
+        stack; a region with no token; measures under one key. Inside the block: a region that fits
+        no site, a batch the regions' rows do not divide, dropout, ``output_attentions=True``, a
+        forward that reaches none of the sites.
+
+    Notes
+    -----
+    Tokens past the regions' length belong to ``generated`` only. Rows of a region are repeated for
+    beams and ``num_return_sequences``. Attaching is per model, not per thread: a model used by two
+    threads at once is attached for both.
+
+    Examples
+    --------
+    >>> with fv.attach(model, fv.Emphasize("evidence", gain=5.0), prompt=prompt) as run:
+    ...     ids = model.generate(**prompt.inputs, max_new_tokens=30)
+    >>> run.coverage
+    """
+    return Attachment(model, methods, prompt, regions)
+
+
+class Attachment:
+    """The context manager that :func:`attach` returns; enter it once."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        methods: Sequence[Any],
+        prompt: Any,
+        regions: Mapping[str, Any] | None,
+    ) -> None:
+        found = _sites_of(model)
+        config = getattr(model, "config", None)
+        encodes_text = getattr(model, "main_input_name", "input_ids") == "input_ids"
+        known = Regions(
+            prompt, regions, bool(getattr(config, "is_encoder_decoder", False)) and encodes_text
+        )
+        selected = [(method, _selected(method, found, known)) for method in methods]
+        places = [
+            Place(site, tuple(method for method, here in selected if site in here))
+            for site in found
+        ]
+        _no_key_twice(places)
+        depths = {site.stack: site.depth for site in found}
+        reads = [read for method in methods for read in getattr(method, "reads", ())]
+        self._run = Run(
+            Results(depths, reads),
+            Coverage(places, list(unreachable(model))),
+            prompt,
+            tuple(methods),
+        )
+        self._session = Session(model, found, selected, known, self._run, places)
+        self._model: nn.Module | None = model
+        self._undo: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Run:
+        from .adapters.transformers import connect, unwind
+
+        if self._model is None:
+            raise FoveateError("This attachment was used already: call fv.attach(…) again.")
+        model, session = self._model, self._session
+        self._model = None
+        try:
+            for module in list(session.models()):
+                self._undo.append(lambda module=module: _unhook(module, session))  # type: ignore[misc]
+                module.register_forward_pre_hook(session.opening, with_kwargs=True)
+                module.register_forward_hook(session.closing, always_call=True)
+            connect(session, session, model, session.modules(), self._undo)
+            return self._run
+        except BaseException:
+            unwind(self._undo)
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        from .adapters.transformers import unwind
+
+        unwind(self._undo)
+        if kind is None:
+            self._session.check_met()
+
+
+def _unhook(module: nn.Module, session: Session) -> None:
+    """Take this session's hooks off a module; twice does no harm."""
+    tables = (
+        (module._forward_pre_hooks, [module._forward_pre_hooks_with_kwargs]),
+        (
+            module._forward_hooks,
+            [module._forward_hooks_with_kwargs, module._forward_hooks_always_called],
+        ),
+    )
+    for hooks, extras in tables:
+        for number in [
+            n for n, hook in hooks.items() if getattr(hook, "__self__", None) is session
+        ]:
+            for extra in extras:
+                extra.pop(number, None)
+            hooks.pop(number, None)
+
+
+# -- what is checked before anything is touched ----------------------------------------------------
+def _sites_of(model: Any) -> list[Site]:
+    if not isinstance(model, nn.Module):
+        raise FoveateError(
+            f"attach takes a model (torch.nn.Module); {type(model).__name__} was given: "
+            "model, tokenizer = fv.load(…)."
+        )
+    if type(model).__name__ == "OptimizedModule":
+        raise FoveateError(
+            "attach was given a compiled model; what is compiled cannot be routed: attach to the "
+            "model "
+            "itself, before torch.compile (model._orig_mod)."
+        )
+    found = sites(model)
+    if found:
+        return found
+    alike = dict.fromkeys(kind for _, kind in unreachable(model))
+    seen = (
+        f"It has {', '.join(alike)}, which attend"
+        if alike
+        else "Nothing in it looks like attention"
+    )
+    how = " by a way of their own" if alike else ""
+    raise FoveateError(
+        f"{type(model).__name__} has no attention that foveate can reach: a module that dispatches "
+        f"through transformers' attention interface was wanted. {seen}{how}."
+    )
+
+
+def _selected(method: Any, found: Sequence[Site], regions: Regions) -> list[Site]:
+    """The sites a method acts on, after every check that can be made before the first forward."""
+    name = getattr(method, "__name__", None)
+    if isinstance(method, type):
+        raise FoveateError(f"attach was given the class {name}; give it an object: {name}(…).")
+    if not callable(getattr(method, "rewrite", None)) or not hasattr(method, "scope"):
+        raise FoveateError(
+            f"attach was given {method!r}, which is no method: a method has a scope and "
+            "rewrite(program, site, call), like fv.Emphasize and fv.Measure."
+        )
+    here = method.scope.select(found, repr(method))
+    for site in here:
+        getattr(method, "check", lambda site: None)(site)
+    for region in getattr(method, "regions", ()):
+        regions.known(region, repr(method))
+        mask = regions.masks.get(region)
+        if mask is not None and not bool(mask.any()) and not getattr(method, "reads", ()):
+            raise FoveateError(f"{method!r} would act nowhere: region {region!r} has no token.")
+    _on_encoder(method, here, found, regions)
+    return here
+
+
+def _on_encoder(method: Any, here: Sequence[Site], found: Sequence[Site], regions: Regions) -> None:
+    """Refuse what asks the decoder's self-attention for tokens of the encoder."""
+    names = [name for name in getattr(method, "regions", ()) if name in regions.of_prompt]
+    if not regions.encoder_decoder or not names or {site.kind for site in here} - {"decoder"}:
+        return
+    others = [
+        stack
+        for stack in dict.fromkeys(s.stack for s in found)
+        if stack not in {s.stack for s in here}
+    ]
+    raise FoveateError(
+        f"{method!r} acts on decoder self-attention, but the prompt's tokens "
+        f"({', '.join(names)}) are the "
+        f"encoder's: give it stack={others[-1]!r}"
+        + (f" or {others[0]!r}." if len(others) > 1 else ".")
+    )
+
+
+def _no_key_twice(places: Sequence[Place]) -> None:
+    for place in places:
+        keys: dict[str, Any] = {}
+        for method in place.methods:
+            for key in (key for read in getattr(method, "reads", ()) for key in read.keys):
+                if key in keys:
+                    raise FoveateError(
+                        f"Two methods measure {key!r} at {place.site.name}: give one of them "
+                        f"another "
+                        "key with as_=, or another scope."
+                    )
+                keys[key] = method
