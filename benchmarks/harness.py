@@ -36,8 +36,8 @@ def interleave(
 ) -> dict[str, Timing]:
     """Run the candidates A B C A B C …; the first is the baseline of the ratios.
 
-    The ratio is the median over the rounds of (candidate / baseline of the same round), so a machine
-    whose speed drifts disturbs both alike.
+    The ratio is the median over the rounds of (candidate / baseline of the same round), so a
+    machine whose speed drifts disturbs both alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for n in range(warmup + rounds):
@@ -96,7 +96,10 @@ def commit() -> str:
             [*run, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         dirty = subprocess.run(
-            [*run, "status", "--porcelain", "--", "../src"], capture_output=True, text=True, check=True
+            [*run, "status", "--porcelain", "--", "../src"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -104,7 +107,8 @@ def commit() -> str:
 
 
 def peak_extra_mb(module: str, *arguments: str) -> float:
-    """Peak resident memory of ``python -m module …`` above what it prints as ``baseline_kb=``, in MB.
+    """Peak resident memory of ``python -m module …`` above what it prints as ``baseline_kb=``, in
+    MB.
 
     The process itself prints its own resident peak before the measured part: a fresh process each
     time, because a peak never comes down again.
@@ -121,7 +125,9 @@ def resident_peak_kb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def write(name: str, title: str, rows: list[Timing], extra: Mapping[str, Any] | None = None) -> Path:
+def write(
+    name: str, title: str, rows: list[Timing], extra: Mapping[str, Any] | None = None
+) -> Path:
     """Write ``results/NAME.json`` and print the table."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"

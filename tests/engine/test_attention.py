@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import foveate as fv
-from foveate.engine.planner import plan
-from foveate.engine.shapes import Shapes
 
 KINDS = (
     "mass",

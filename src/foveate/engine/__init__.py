@@ -1,1 +1,1 @@
-"""The algebra: one attention call as data, planned onto flash kernels. Knows no model and no paper."""
+"""The algebra: one attention call as data, planned onto kernels. Knows no model, no paper."""

@@ -77,14 +77,15 @@ def attention(
     ------
     FoveateError
         Shapes, dtypes or devices that do not fit, an unknown region, a gain that is not a finite
-        number > 0, a batch item with nothing visible, two measures under one key, an unknown backend.
+        number > 0, a batch item with nothing visible, two measures under one key, an unknown
+        backend.
 
     Notes
     -----
     What runs is told by ``foveate.plan(program, foveate.Shapes.of(q, k, v)).explain()``.
 
-    Differentiable with respect to q, k, v, key_bias, bias, sinks, score terms and gains, through the
-    output, ``lse`` and every measure but ``top.indices`` (which are integers).
+    Differentiable with respect to q, k, v, key_bias, bias, sinks, score terms and gains, through
+    the output, ``lse`` and every measure but ``top.indices`` (which are integers).
     """
     shapes = checks.qkv(q, k, v)
     for name, given in (("regions", regions), ("gains", gains)):

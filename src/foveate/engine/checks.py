@@ -156,7 +156,11 @@ def _device(name: str, t: Tensor, shapes: Shapes) -> None:
 
 def number(name: str, value: Any) -> None:
     """A finite number greater than 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0 < value < float("inf")
+    ):
         raise FoveateError(f"{name} must be a finite number greater than 0; {value!r} was given.")
 
 
@@ -200,7 +204,9 @@ def program(p: Program, shapes: Shapes) -> None:
         batch = (p.key_bias > -torch.inf).expand(h.B, h.Hq, h.Sk).any(-1).any(-1)
         if not bool(batch.all()):
             empty = batch.logical_not().nonzero().flatten().tolist()
-            raise FoveateError(f"batch item {empty[0]} has no visible key: key_bias hides them all.")
+            raise FoveateError(
+                f"batch item {empty[0]} has no visible key: key_bias hides them all."
+            )
     if p.bias is not None:
         if p.bias.dim() != 4 or p.bias.shape[2:] != (h.Sq, h.Sk):
             raise FoveateError(

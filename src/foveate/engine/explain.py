@@ -34,12 +34,19 @@ def _pairs(plan: Plan) -> int:
 def _interventions(plan: Plan) -> list[str]:
     found = []
     if plan.terms.key_mask is not None:
-        found.append("key-only terms (padding, key biases, constant gains): a broadcast mask, no extra pass")
+        found.append(
+            "key-only terms (padding, key biases, constant gains): a broadcast mask, no extra pass"
+        )
     rank = sum(psi.shape[-1] for _, psi in plan.terms.columns)
     if rank:
-        found.append(f"query-dependent terms of rank {rank}: "
-                     + ("columns of Q and K, no extra pass" if plan.output == "flash"
-                        else "added a tile at a time, no extra pass"))
+        found.append(
+            f"query-dependent terms of rank {rank}: "
+            + (
+                "columns of Q and K, no extra pass"
+                if plan.output == "flash"
+                else "added a tile at a time, no extra pass"
+            )
+        )
     if plan.terms.sinks is not None:
         found.append("learned sinks: one more partial, merged")
     if plan.program.head_scale is not None:
@@ -64,7 +71,9 @@ def explain(plan: Plan) -> str:
             for p in cut
         )
         merged = ", merged" if len(cut) > 1 else ""
-        lines.append(f"output: flash kernel, {len(cut)} piece{'s' * (len(cut) != 1)} ({shapes}){merged}")
+        lines.append(
+            f"output: flash kernel, {len(cut)} piece{'s' * (len(cut) != 1)} ({shapes}){merged}"
+        )
         score = sum(psi.shape[-1] for _, psi in plan.terms.columns)
         value = sum(width_of(r) for r in plan.program.reads) if plan.one_pass else 0
         width = max(h.D + score, h.Dv + value)
@@ -83,8 +92,10 @@ def explain(plan: Plan) -> str:
     if keys:
         how = {"columns": "value columns", "tiles": "tiles", "reference": "the matrix"}[plan.reads]
         where = "in the same pass" if plan.one_pass else "in one more pass, float32"
-        lines.append(f"measures: {keys}: by {how} {where}"
-                     + (f" ({plan.why})" if plan.output != "tiles" else ""))
+        lines.append(
+            f"measures: {keys}: by {how} {where}"
+            + (f" ({plan.why})" if plan.output != "tiles" else "")
+        )
         passes += not plan.one_pass
     for other in plan.more:
         keys = ", ".join(k for r in other.program.reads for k in r.keys)

@@ -11,8 +11,8 @@ key                 shape                    meaning
 ``distance``        ``[B, Hq, Sq]``          mean ``|i - j|`` in tokens
 ``distance_signed`` ``[B, Hq, Sq]``          mean ``i - j`` in tokens (positive: looks back)
 ``received``        ``[B, Hq, Sk]``          ``P`` summed over the queries
-``block_map``       ``[B, Hq, n, n]``        mass on a block of keys, averaged over a block of queries
-``rows``            ``[B, Hq, len, Sk]``     the rows of ``P`` asked for
+``block_map``       ``[B, Hq, n, n]``        mass on a block of keys, averaged over a block of
+queries ``rows``            ``[B, Hq, len, Sk]``     the rows of ``P`` asked for
 ``top.values``      ``[B, Hq, Sq, k]``       the k largest probabilities of a row, descending
 ``top.indices``     ``[B, Hq, Sq, k]``       their keys (int64); -1 where a row has fewer than k
 ``max``             ``[B, Hq, Sq]``          the largest probability of a row
@@ -81,7 +81,9 @@ def _read(kind: str, as_: str | None, at: str, **fields: object) -> Read:
     if at not in ("after", "before"):
         raise FoveateError(f'at={at!r} was given; it must be "after" or "before" (the gains).')
     if as_ is not None and (not isinstance(as_, str) or not as_):
-        raise FoveateError(f"as_={as_!r} was given; it must be a non-empty string, the measure's key.")
+        raise FoveateError(
+            f"as_={as_!r} was given; it must be a non-empty string, the measure's key."
+        )
     return replace(Read(kind, name=as_, at=at), **fields)  # type: ignore[arg-type]
 
 
@@ -116,8 +118,8 @@ def received(*, as_: str | None = None, at: At = "after") -> Read:
 def block_map(n: int, *, as_: str | None = None, at: At = "after") -> Read:
     """Attention pooled into ``n`` blocks of queries by ``n`` blocks of keys; ``[B, Hq, n, n]``.
 
-    Entry ``[a, b]`` is the mass on key block ``b``, averaged over the queries of block ``a`` that see
-    anything (0 where there is none). Block ``a`` of ``n`` over ``S`` positions is
+    Entry ``[a, b]`` is the mass on key block ``b``, averaged over the queries of block ``a`` that
+    see anything (0 where there is none). Block ``a`` of ``n`` over ``S`` positions is
     ``[ceil(a S / n), ceil((a + 1) S / n))``.
     """
     return _read("block_map", as_, at, size=_count("block_map(n)", n))

@@ -17,8 +17,8 @@ INF = float("inf")
 class Partial:
     """Attention over one set of keys: ``out = softmax(s) V`` and ``lse = logsumexp(s)`` over it.
 
-    Partials over disjoint sets of keys merge exactly (:func:`merge`), in any order and grouping; the
-    identity is ``(0, -inf)``.
+    Partials over disjoint sets of keys merge exactly (:func:`merge`), in any order and grouping;
+    the identity is ``(0, -inf)``.
 
     Attributes
     ----------
@@ -42,9 +42,9 @@ class Partial:
 def merge(*partials: Partial, gains: Sequence[float | Tensor] | None = None) -> Partial:
     """Merge attention over disjoint sets of keys into attention over their union.
 
-    ``lse = logaddexp(lse_1, lse_2, …)`` and ``out = sum_n exp(lse_n - lse) out_n``. A gain ``g`` on a set
-    adds ``log g`` to its ``lse`` first: its probabilities are multiplied by ``g`` and the rows
-    renormalised. Differentiable with respect to every ``out``, ``lse`` and gain.
+    ``lse = logaddexp(lse_1, lse_2, …)`` and ``out = sum_n exp(lse_n - lse) out_n``. A gain ``g``
+    on a set adds ``log g`` to its ``lse`` first: its probabilities are multiplied by ``g`` and the
+    rows renormalised. Differentiable with respect to every ``out``, ``lse`` and gain.
 
     Parameters
     ----------
@@ -79,7 +79,9 @@ def merge(*partials: Partial, gains: Sequence[float | Tensor] | None = None) -> 
                 f"merge takes one gain a Partial: {len(partials)} Partials and {len(gains)} gains "
                 "were given."
             )
-        weights = [torch.as_tensor(g, dtype=first.lse.dtype, device=first.lse.device) for g in gains]
+        weights = [
+            torch.as_tensor(g, dtype=first.lse.dtype, device=first.lse.device) for g in gains
+        ]
         if not all(bool(((g > 0) & g.isfinite()).all()) for g in weights):
             raise FoveateError("merge takes gains that are finite and greater than 0.")
         lses = [lse + g.log() for lse, g in zip(lses, weights, strict=True)]

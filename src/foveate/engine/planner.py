@@ -26,22 +26,23 @@ WIDE = 24
 class Plan:
     """How one program runs on calls of given shapes; made by :func:`plan`, run many times.
 
-    A plan holds what was folded from the program (masks, columns), so one plan serves all layers of a
-    forward that share program and shapes.
+    A plan holds what was folded from the program (masks, columns), so one plan serves all layers
+    of a forward that share program and shapes.
 
     Attributes
     ----------
     program, shapes, terms
         What it was made from, and the program's terms sorted by cost.
     output : {"flash", "few", "tiles", "reference"}
-        What computes the output: flash pieces, one flash call that copies no key, or tiles of scores.
+        What computes the output: flash pieces, one flash call that copies no key, or tiles of
+        scores.
     reads : {"none", "columns", "tiles", "reference"}
         What takes the measures: value columns of a flash call, tiles, or the reference.
     one_pass : bool
         Whether output and measures share a pass.
     more : tuple of Plan
-        Measures taken beside: those with ``at="before"`` (without the gains), and a few rows of ``P``
-        where nothing else needs the tiles.
+        Measures taken beside: those with ``at="before"`` (without the gains), and a few rows of
+        ``P`` where nothing else needs the tiles.
     why : str
         The reason, for :meth:`explain`.
     """
@@ -168,7 +169,7 @@ def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
     if backend == "sdpa" and not available(shapes.device, shapes.dtype):
         raise FoveateError(
             f'backend="sdpa" was asked for, but torch {torch.__version__} has no flash kernel with '
-            f"lse for {shapes.dtype} on {shapes.device.type}; use backend=\"auto\" (tiles)."
+            f'lse for {shapes.dtype} on {shapes.device.type}; use backend="auto" (tiles).'
         )
     more = []
     early = tuple(r for r in program.reads if r.at == "before" and program.gains)
@@ -177,7 +178,9 @@ def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
         program = program.evolve(reads=tuple(r for r in program.reads if r not in early))
     rows = tuple(r for r in program.reads if r.kind == "rows")
     if rows:
-        without = _plan(program.evolve(reads=tuple(r for r in program.reads if r not in rows)), shapes)
+        without = _plan(
+            program.evolve(reads=tuple(r for r in program.reads if r not in rows)), shapes
+        )
         if without.output != "tiles" and without.reads != "tiles":
             only = _plan(program.evolve(reads=rows), shapes)
             return replace(without, more=(*more, only))

@@ -59,8 +59,8 @@ def split_columns(
 ) -> dict[str, Tensor]:
     """Turn ``P @ columns [B,Hq,Sq,C]`` into the measures of ``reads``.
 
-    ``share [B,Hq,Sq]`` is what the keys (not the sink) hold of each row; None stands for 1 wherever a
-    row sees anything.
+    ``share [B,Hq,Sq]`` is what the keys (not the sink) hold of each row; None stands for 1
+    wherever a row sees anything.
     """
     found = {}
     for read, part in zip(reads, sums.split([width_of(r) for r in reads], -1), strict=True):

@@ -2,8 +2,8 @@
 
 A :class:`Program` lists the stages of a call in their order: **select** (who may look at whom),
 **score** (additive terms, soft-cap), **normalize** (softmax, with or without learned sinks),
-**reweight** (gains on classes of keys), **combine** (per-head scales), **read** (measures). A method
-never touches the attention matrix: it returns an edited program.
+**reweight** (gains on classes of keys), **combine** (per-head scales), **read** (measures). A
+method never touches the attention matrix: it returns an edited program.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Gain:
     region : str
         A key of :attr:`Program.regions`.
     value : float or Tensor
-        Greater than 0, broadcastable to ``[B, Hq, Sq]``. A shape that does not vary along ``Sq`` costs
-        nothing (a key-only term); one that does rides along as one extra query/key column.
+        Greater than 0, broadcastable to ``[B, Hq, Sq]``. A shape that does not vary along ``Sq``
+        costs nothing (a key-only term); one that does rides along as one extra query/key column.
     """
 
     region: str
@@ -40,8 +40,8 @@ class Program:
     """One attention call over ``q [B,Hq,Sq,D]``, ``k [B,Hkv,Sk,D]``, ``v [B,Hkv,Sk,Dv]``.
 
     With ``s = scale * q·k`` (capped to ``softcap * tanh(s / softcap)`` when asked), the scores are
-    ``s + bias + key_bias + sum_r phi_r psi_r + log(gains)`` on visible pairs, the probabilities their
-    softmax over the visible keys and the sink, and the output ``head_scale * P v``.
+    ``s + bias + key_bias + sum_r phi_r psi_r + log(gains)`` on visible pairs, the probabilities
+    their softmax over the visible keys and the sink, and the output ``head_scale * P v``.
 
     Attributes
     ----------

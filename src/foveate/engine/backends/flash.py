@@ -42,10 +42,10 @@ def available(device: torch.device, dtype: torch.dtype) -> bool:
 class _Flash(torch.autograd.Function):
     """One flash call whose output *and* ``lse`` have exact gradients.
 
-    The flash backward computes ``dS = P * (dP - delta)`` with ``delta = sum(dout * out)``. A gradient
-    ``g`` of ``lse`` adds ``P * g``, that is ``delta - g``: one more column, 0 in V, 1 in ``out`` and
-    ``-g`` in ``dout``, gives exactly that with the operator unmodified. Merged calls, sinks and row
-    gains are then ordinary autograd on top.
+    The flash backward computes ``dS = P * (dP - delta)`` with ``delta = sum(dout * out)``. A
+    gradient ``g`` of ``lse`` adds ``P * g``, that is ``delta - g``: one more column, 0 in V, 1 in
+    ``out`` and ``-g`` in ``dout``, gives exactly that with the operator unmodified. Merged calls,
+    sinks and row gains are then ordinary autograd on top.
     """
 
     @staticmethod
@@ -92,16 +92,16 @@ def flash(
     q, k, v : Tensor
         ``[B,Hq,Sq,E]``, ``[B,Hkv,Sk,E]``, ``[B,Hkv,Sk,E]``: one head size for all three.
     mask : Tensor, optional
-        Additive, ``[B|1, Hq|1, Sq|1, Sk]``, in q's dtype (float32 allowed for half precision). Has no
-        gradient.
+        Additive, ``[B|1, Hq|1, Sq|1, Sk]``, in q's dtype (float32 allowed for half precision). Has
+        no gradient.
     causal : bool
         Aligned upper left: query ``i`` sees keys ``0 … i``.
 
     Returns
     -------
     out, lse : Tensor
-        ``[B,Hq,Sq,E]`` and ``[B,Hq,Sq]`` (float32 or wider). For a row with nothing visible the kernel
-        says ``lse = 0``: callers must know such rows from elsewhere.
+        ``[B,Hq,Sq,E]`` and ``[B,Hq,Sq]`` (float32 or wider). For a row with nothing visible the
+        kernel says ``lse = 0``: callers must know such rows from elsewhere.
     """
     out, lse = _Flash.apply(q, k, v, mask, causal, scale)
     return out, lse

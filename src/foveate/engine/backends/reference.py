@@ -64,7 +64,7 @@ def softmax(program: Program, s: Tensor) -> tuple[Tensor, Tensor]:
 
 def read(program: Program, one: Read, p: Tensor, lse: Tensor) -> dict[str, Tensor]:
     """One measure of the probabilities ``p``."""
-    B, Hq, Sq, Sk = p.shape
+    Sq, Sk = p.shape[2:]
     q_offset = Sk - Sq if program.q_offset is None else program.q_offset
     back = (torch.arange(Sq)[:, None] + q_offset - torch.arange(Sk)[None]).double().to(p.device)
     counted = (lse > -INF).double()

@@ -1,7 +1,7 @@
 """Attention on flash kernels: mask-free rectangles and triangles, merged.
 
-Key-only terms are a broadcast mask, query-dependent ones of low rank ride along as columns of Q and K,
-measures linear in the probabilities as columns of V.
+Key-only terms are a broadcast mask, query-dependent ones of low rank ride along as columns of Q
+and K, measures linear in the probabilities as columns of V.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..partial import merge_tensors
-from ..shapes import Shapes
 from ..terms import Terms
 from .flash import flash
 
 INF = float("inf")
-# Up to so many queries a call is bound by reading the keys: nothing is copied, one small mask is made.
+# Up to so many queries a call is bound by reading the keys: nothing is copied, one small mask is
+# made.
 FEW = 16
 
 
@@ -153,7 +153,8 @@ def with_sinks(
 
 
 def run_few(terms: Terms, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """A call with few queries and key-only terms: no key is copied, the heads of a group are packed.
+    """A call with few queries and key-only terms: no key is copied, the heads of a group are
+    packed.
 
     Packing ``[B, Hq, Sq, D]`` into ``[B, Hkv, G * Sq, D]`` reads each cached key once a group.
     """

@@ -1,9 +1,9 @@
 """Attention one tile of scores at a time: what flash kernels cannot do, never the matrix.
 
 A tile holds the scores of a few queries against the keys they may see. It takes any term (dense,
-soft-capped, patterns) and any measure (top-k, entropy, what keys receive), differentiates by ordinary
-autograd (each tile is recomputed in the backward) and, being small enough to stay in cache, costs
-about as much as the flash kernel itself on a CPU.
+soft-capped, patterns) and any measure (top-k, entropy, what keys receive), differentiates by
+ordinary autograd (each tile is recomputed in the backward) and, being small enough to stay in
+cache, costs about as much as the flash kernel itself on a CPU.
 """
 
 from __future__ import annotations
@@ -185,8 +185,11 @@ def run(
     inputs = (q, k, v, *(t for pair in terms.columns for t in pair), terms.bias, terms.sinks)
     grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     parts: dict[str, list[Tensor]] = {}
-    received = {r.key: q.new_zeros(shapes.B, shapes.Hq, shapes.Sk, dtype=dtype) for r in others
-                if r.kind == "received"}
+    received = {
+        r.key: q.new_zeros(shapes.B, shapes.Hq, shapes.Sk, dtype=dtype)
+        for r in others
+        if r.kind == "received"
+    }
     only = None
     if not want_out and all(r.kind == "rows" for r in reads):
         only = [i % shapes.Sq for r in reads for i in r.index or ()]
@@ -222,5 +225,3 @@ def _in_asked_order(read: Read, found: Tensor, queries: int) -> Tensor:
     back = torch.empty(len(asked), dtype=torch.long)
     back[order] = torch.arange(len(asked))
     return found[:, :, back.to(found.device)]
-
-
