@@ -150,7 +150,7 @@ def test_the_whole_equals_any_chunking_of_the_queries() -> None:
 
 
 def test_cached_keys_beyond_the_last_query_are_not_seen() -> None:
-    """A static cache: Sq=9, Sk=12, q_offset=0; whatever stands in the unfilled part must not matter."""
+    """A static cache: Sq=9, Sk=12, q_offset=0; what stands in the unfilled part must not matter."""
     for Sq in (9, 19):
         q, k, v = normal(0, 1, 2, Sq, 4), normal(1, 1, 2, Sq + 3, 4), normal(2, 1, 2, Sq + 3, 4)
         k[:, :, Sq:], v[:, :, Sq:] = 1e4, 1e4

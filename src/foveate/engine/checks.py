@@ -54,7 +54,7 @@ def qkv(q: Tensor, k: Tensor, v: Tensor) -> Shapes:
         )
     if Hq % k.shape[1]:
         raise FoveateError(
-            f"the {Hq} query heads must be a multiple of the {k.shape[1]} key heads (grouped queries)."
+            f"the {Hq} query heads must be a multiple of the {k.shape[1]} key heads."
         )
     return Shapes.of(q, k, v)
 
@@ -77,7 +77,7 @@ def region(name: str, inside: Any, shapes: Shapes) -> None:
         raise FoveateError(f"region {name!r} must be a bool tensor; {kind} was given.")
     if tuple(inside.shape) not in ((shapes.Sk,), (shapes.B, shapes.Sk), (1, shapes.Sk)):
         raise FoveateError(
-            f"region {name!r} must be [{shapes.Sk}] or [{shapes.B}, {shapes.Sk}] (one entry a key); "
+            f"region {name!r} must be [{shapes.Sk}] or [{shapes.B}, {shapes.Sk}], one entry a key; "
             f"{tuple(inside.shape)} was given."
         )
     _device(f"region {name!r}", inside, shapes)
@@ -114,7 +114,9 @@ def known_region(name: str, regions: Mapping[str, Any], user: str) -> None:
         raise FoveateError(f"{user} names the region {name!r}; the regions given are: {there}.")
 
 
-def reads(measures: Iterable[Any], regions: Mapping[str, Any], shapes: Shapes) -> tuple[Read, ...]:
+def reads(
+    measures: Iterable[Any] | Read, regions: Mapping[str, Any], shapes: Shapes
+) -> tuple[Read, ...]:
     """Check measures: of the right kind, on known regions, within range, with keys of their own."""
     if isinstance(measures, Read):
         measures = (measures,)
@@ -210,8 +212,8 @@ def program(p: Program, shapes: Shapes) -> None:
     if p.bias is not None:
         if p.bias.dim() != 4 or p.bias.shape[2:] != (h.Sq, h.Sk):
             raise FoveateError(
-                f"bias must be [B|1, Hq|1, {h.Sq}, {h.Sk}]; {tuple(p.bias.shape)} was given. A term "
-                "of the key alone goes into key_bias=."
+                f"bias must be [B|1, Hq|1, {h.Sq}, {h.Sk}]; {tuple(p.bias.shape)} was given. A "
+                "term of the key alone goes into key_bias=."
             )
         if p.bias.dtype != torch.bool and not p.bias.is_floating_point():
             raise FoveateError(f"bias must be floating point or bool; it is {p.bias.dtype}.")
@@ -220,8 +222,8 @@ def program(p: Program, shapes: Shapes) -> None:
             raise FoveateError("a batch item has no visible key: bias hides them all.")
     if p.causal and p.q_offset is not None and p.q_offset + h.Sq <= 0:
         raise FoveateError(
-            f"q_offset={p.q_offset} puts all {h.Sq} queries before the first key: no batch item sees "
-            "anything."
+            f"q_offset={p.q_offset} puts all {h.Sq} queries before the first key: no batch item "
+            "sees anything."
         )
     for pair in p.score_terms:
         if not isinstance(pair, tuple | list) or len(pair) != 2:

@@ -120,7 +120,7 @@ def explain(plan: Plan) -> str:
         extra = 3 * 8 * h.B * h.Hq * h.Sq * h.Sk
     whole = h.B * h.Hq * h.Sq * h.Sk * size
     lines.append(
-        f"{_si(flops, 'FLOP')} in {passes} pass{'es' * (passes > 1)}; reads and writes {_si(io, 'B')}; "
+        f"{_si(flops, 'FLOP')} in {passes} pass{'es' * (passes > 1)}; moves {_si(io, 'B')}; "
         f"holds {_si(extra, 'B')} beside them (the matrix would be {_si(whole, 'B')})"
     )
     return "\n".join(lines)

@@ -137,7 +137,7 @@ def rows(index: Sequence[int] | Tensor | int, *, as_: str | None = None, at: At 
 
 
 def top(k: int, *, as_: str | None = None, at: At = "after") -> Read:
-    """The ``k`` most attended keys of each query: ``top.values``, ``top.indices`` ``[B,Hq,Sq,k]``."""
+    """The ``k`` most attended keys of a query: ``top.values``, ``top.indices`` ``[B,Hq,Sq,k]``."""
     return _read("top", as_, at, size=_count("top(k)", k))
 
 

@@ -34,8 +34,8 @@ class Partial:
     def __post_init__(self) -> None:
         if self.out.shape[:-1] != self.lse.shape:
             raise FoveateError(
-                f"Partial takes out [..., Sq, Dv] and lse [..., Sq]; out {tuple(self.out.shape)} and "
-                f"lse {tuple(self.lse.shape)} were given."
+                f"Partial takes out [..., Sq, Dv] and lse [..., Sq]; out {tuple(self.out.shape)} "
+                f"and lse {tuple(self.lse.shape)} were given."
             )
 
 

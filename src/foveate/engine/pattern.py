@@ -15,7 +15,7 @@ class Pattern(Protocol):
     """
 
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
-        """Visibility of ``q_pos [m]`` by ``k_pos [n]``: bool, broadcastable to ``[B, Hq, m, n]``."""
+        """Visibility of ``q_pos [m]`` by ``k_pos [n]``: bool, broadcasts to ``[B, Hq, m, n]``."""
         ...
 
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:

@@ -123,8 +123,8 @@ def _choose(
     }
     blocked = [name for name, on in blockers.items() if on]
     if blocked:
-        reads = "tiles" if program.reads else "none"
-        return "tiles", reads, True, f"tiles of scores, for {', '.join(blocked)}"
+        why = f"tiles of scores, for {', '.join(blocked)}"
+        return "tiles", "tiles" if program.reads else "none", True, why
     output: Literal["flash", "few"] = "few" if few else "flash"
     if not program.reads:
         return output, "none", True, "nothing is read"
