@@ -27,7 +27,7 @@ ORDER = (
     ("patterns",),
     ("adapters", "prompt", "load", "attach", "results"),
     ("methods", "cache", "decoding", "find", "layers", "tasks"),
-    ("evaluate", "policy", "advise", "catalog", "report"),
+    ("inspection", "evaluate", "policy", "advise", "catalog", "report"),
     ("cli", "ui", "__main__"),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

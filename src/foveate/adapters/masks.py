@@ -269,7 +269,7 @@ class MaskPattern:
     batch: Tensor
 
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
-        """Which of ``k_pos [n]`` each of ``q_pos [m]`` sees: bool, broadcasts to ``[B, Hq, m, n]``."""
+        """Which of ``k_pos [n]`` each of ``q_pos [m]`` sees: bool, broadcasts to ``[B,Hq,m,n]``."""
         batch = self.batch.to(q_pos.device)[:, None, None, None]
         head = torch.zeros((1, 1, 1, 1), dtype=torch.long, device=q_pos.device)
         q = (q_pos + self.kv_offset)[None, None, :, None]

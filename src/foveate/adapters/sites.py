@@ -86,7 +86,7 @@ def _mentions(code: CodeType, name: str) -> bool:
 
 
 def dispatcher(cls: type) -> tuple[Mapping[str, Any], str] | None:
-    """Where ``cls`` dispatches: that function's globals and the name of its eager default.
+    """Where ``cls`` dispatches: globals and eager default of that function.
 
     transformers hands the interface a module-level ``eager_attention_forward`` as the default, which
     the registry does not know; what the code names is what it would have run. None for a class that

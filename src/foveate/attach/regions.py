@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adapters.sites import Site
-from .errors import FoveateError
+from ..adapters.sites import Site
+from ..errors import FoveateError
 
 __all__ = ["GENERATED", "Regions", "Views"]
 

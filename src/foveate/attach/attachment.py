@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from ._regions import Regions
-from ._run import Call, Coverage, Covered, Forward, Place, Run, Session
-from .adapters.sites import Site, sites, unreachable
-from .errors import FoveateError
-from .results import Results
+from ..adapters.sites import Site, sites, unreachable
+from ..errors import FoveateError
+from ..results import Results
+from .regions import Regions
+from .run import Coverage, Place, Run
+from .session import Session
 
-__all__ = ["Attachment", "Call", "Coverage", "Covered", "Forward", "Run", "attach"]
+__all__ = ["Attachment", "attach"]
 
 
 def attach(
@@ -103,7 +104,7 @@ class Attachment:
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Run:
-        from .adapters.transformers import connect, unwind
+        from ..adapters.transformers import connect, unwind
 
         if self._model is None:
             raise FoveateError("This attachment was used already: call fv.attach(…) again.")
@@ -126,7 +127,7 @@ class Attachment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        from .adapters.transformers import unwind
+        from ..adapters.transformers import unwind
 
         unwind(self._undo)
         if kind is None:

@@ -1,0 +1,43 @@
+"""One forward in progress: what is known of it, and what its layers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ..adapters.calls import real_queries
+from ..adapters.masks import MaskInfo
+
+__all__ = ["Frame", "Time"]
+
+
+class Time(NamedTuple):
+    """When a stack runs in this forward, and on what."""
+
+    phase: str
+    step: int
+    start: int  # absolute position of the first query
+    length: int  # queries
+    batch: int
+
+
+@dataclass(eq=False)
+class Frame:
+    """One forward in progress, in one thread."""
+
+    owner: nn.Module | None
+    recording: bool = True
+    attentions: bool = False
+    hits: dict[int, int] = field(default_factory=dict)  # id(place) -> calls in this forward
+    stacks: dict[str, int] = field(default_factory=dict)  # sites reached
+    times: dict[str, Time] = field(default_factory=dict)
+    decoder: Time | None = None
+    decoder_mask: Any = None
+    edited: int = 0
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+    def decoder_queries(self) -> Tensor | None:
+        """Which of the decoder's queries are real: what cross-attention is not told."""
+        return real_queries(self.decoder_mask) if isinstance(self.decoder_mask, MaskInfo) else None

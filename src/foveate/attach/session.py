@@ -1,0 +1,239 @@
+"""One attachment at work: listens to the sites' calls and keeps time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.calls import where
+from ..adapters.sites import Site
+from ..engine.shapes import Shapes
+from ..errors import FoveateError
+from .frame import Frame, Time
+from .regions import Regions, Views
+from .run import Call, Forward, Place, Run
+from .visit import Visit
+
+__all__ = ["Session"]
+
+
+class Session:
+    """One attachment: listens to the sites' calls, applies the methods, records what they read."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        methods: Sequence[tuple[Any, Sequence[Site]]],
+        regions: Regions,
+        run: Run,
+        places: Sequence[Place],
+    ) -> None:
+        self.run = run
+        self.regions = regions
+        self._model = model
+        self._kinds = {site.stack: site.kind for site in sites}
+        self._depths = {site.stack: site.depth for site in sites}
+        self._scopes = [(method, {site.stack for site in here}) for method, here in methods]
+        self._places = {id(place.site.module): place for place in places}
+        self._local = threading.local()
+        self._steps = dict.fromkeys(self._kinds, 0)
+        self._begun: dict[str, int] = {}  # length of a stack's first forward
+        self._born: dict[str, int] = {}  # where its prefill ended
+        self._reached: set[str] = set()
+        self._fitted: set[tuple[int, str]] = set()
+        self._missed: dict[tuple[int, str], tuple[Any, str]] = {}
+        self.seen = 0  # tokens of the decoder so far
+        prompt = regions.prompt_length
+        self._prompt = 0 if prompt is None else prompt
+
+    def modules(self) -> list[nn.Module]:
+        """The attention modules."""
+        return [place.site.module for place in self._places.values()]
+
+    # -- forwards ----------------------------------------------------------------------------------
+    def models(self) -> Iterator[nn.Module]:
+        """The modules whose forward is a forward: the model and the models inside that attend."""
+        names = [place.site.name for place in self._places.values()]
+        for name, module in self._model.named_modules():
+            inner = hasattr(module, "main_input_name") and hasattr(module, "config")
+            if not name or (inner and any(site.startswith(f"{name}.") for site in names)):
+                yield module
+
+    def opening(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Forward pre-hook: the outermost model opens a frame."""
+        frame = getattr(self._local, "frame", None)
+        if frame is None or frame.owner is module:  # its own again: an interrupt left it open
+            wants = kwargs.get("output_attentions")
+            if wants is None:
+                wants = getattr(getattr(module, "config", None), "output_attentions", False)
+            self._local.frame = Frame(module, attentions=bool(wants))
+
+    def closing(self, module: nn.Module, args: Any, result: Any) -> None:
+        """Forward hook, called after exceptions too: check that the sites were reached."""
+        frame = getattr(self._local, "frame", None)
+        if frame is None or frame.owner is not module:
+            return
+        self._local.frame = None
+        if result is not None:  # None: the forward raised
+            self._check_reached(frame, module)
+            self._check_fits()
+            self.run.calls.append(self._summary(frame))
+
+    def _summary(self, frame: Frame) -> Forward:
+        time = frame.decoder or next(iter(frame.times.values()))
+        return Forward(*time, sites=dict(frame.stacks), edited=frame.edited)
+
+    def _check_reached(self, frame: Frame, module: nn.Module) -> None:
+        if not frame.stacks:
+            raise FoveateError(
+                f"A forward of {type(module).__name__} reached none of the {len(self._places)} "
+                f"attached "
+                "attention sites. Its implementation was changed inside the attach block "
+                "(set_attn_implementation), or it attends by a way of its own "
+                "(reorder_and_upcast_attn "
+                "of GPT-2, say)."
+            )
+        if self._model.training:  # layer drop leaves layers out
+            return
+        for stack, count in frame.stacks.items():
+            if count != self._depths[stack]:
+                absent = [
+                    place.site.name
+                    for place in self._places.values()
+                    if place.site.stack == stack and id(place) not in frame.hits
+                ]
+                raise FoveateError(
+                    f"A forward of {type(module).__name__} reached {count} of "
+                    f"{self._depths[stack]} "
+                    f"attention sites of stack {stack!r}; not reached: {', '.join(absent[:4])}. "
+                    f"What "
+                    "was measured or edited would be a part of it: run the whole stack."
+                )
+
+    def _frame(self) -> Frame:
+        frame = getattr(self._local, "frame", None)
+        if frame is None:
+            # a module called by itself, or a checkpoint recomputed in a backward (recorded already)
+            frame = Frame(None, recording=torch._C._current_graph_task_id() == -1)
+        return frame
+
+    # -- fits --------------------------------------------------------------------------------------
+    def _check_fits(self) -> None:
+        """Raise for a region that has met every stack of its method's scope and fitted none."""
+        for (index, name), (method, why) in self._missed.items():
+            if (index, name) not in self._fitted and self._scopes[index][1] <= self._reached:
+                fits = [s for s, kind in self._kinds.items() if self._might_fit(name, kind)]
+                elsewhere = [s for s in fits if s not in self._scopes[index][1]]
+                hint = f" Give stack={elsewhere[0]!r}." if elsewhere else ""
+                raise FoveateError(f"{method!r} acts nowhere: {why}.{hint}")
+
+    def _might_fit(self, name: str, kind: str) -> bool:
+        begun = next((n for s, n in self._begun.items() if self._kinds[s] == kind), None)
+        if begun is None or kind == "cross":
+            return kind == "cross" and any(
+                self._might_fit(name, k) for k in set(self._kinds.values()) - {"cross", "decoder"}
+            )
+        return self.regions.misfit(name, kind, begun, begun) is None
+
+    def check_met(self) -> None:
+        """At the end: raise for a region no key of which was ever seen."""
+        self._check_fits()
+        if not self.run.calls:
+            return
+        for method, stacks in self._scopes:
+            if not any(self._kinds[stack] == "decoder" for stack in stacks):
+                continue
+            for name in getattr(method, "regions", ()):
+                mask = self.regions.masks.get(name)
+                if mask is None or self.regions.encoder_decoder or not bool(mask.any()):
+                    continue
+                first = int(mask.reshape(-1, mask.shape[-1]).any(0).nonzero()[0])
+                if first >= self.seen:
+                    raise FoveateError(
+                        f"{method!r} acted nowhere: region {name!r} begins at position {first}, "
+                        f"and the "
+                        f"model saw {self.seen} tokens. Give the model the prompt's own inputs: "
+                        "model.generate(**prompt.inputs)."
+                    )
+
+    # -- calls -------------------------------------------------------------------------------------
+    def visit(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Visit | None:
+        """See :class:`foveate.adapters.transformers.Listener`."""
+        place = self._places[id(module)]
+        frame = self._frame()
+        site = place.site
+        place.calls += 1
+        hits = frame.hits.get(id(place), 0)
+        frame.hits[id(place)] = hits + 1
+        if not hits:
+            frame.stacks[site.stack] = frame.stacks.get(site.stack, 0) + 1
+        key = (site.stack, id(mask), q.shape, k.shape, v.shape, q.dtype, q.device)
+        known = frame.cache.get(key)
+        if known is None:
+            known = frame.cache[key] = (self._call(frame, site, q, k, v, mask), mask)
+        call = known[0]
+        active = tuple(m for m in place.methods if m.scope.now(call.phase, call.step))
+        if not active:
+            return None
+        return Visit(self, frame, place, call, active, (q, k, v), mask, hits)
+
+    def _call(self, frame: Frame, site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Call:
+        """Where and when this is; the first call of a stack in a forward sets the stack's time."""
+        q_start, kv_start = where(site, mask, q, k)
+        queries = q.shape[2]
+        time = frame.times.get(site.stack)
+        if time is None:
+            self._reached.add(site.stack)
+            if site.kind == "decoder":
+                decode = queries == 1 and q_start > 0 and q_start >= self._prompt
+                step = self._steps[site.stack] + 1 if decode else 0
+                phase = "decode" if decode else "prefill"
+                time = Time(phase, step, q_start, queries, q.shape[0])
+                if frame.decoder is None:
+                    frame.decoder, frame.decoder_mask = time, mask
+                if frame.recording:
+                    self._steps[site.stack] = step
+                    self.seen = max(self.seen, q_start + queries)
+                    if not decode:
+                        self._born[site.stack] = q_start + queries
+                        if q_start == 0:
+                            self._begun[site.stack] = queries
+            elif site.kind == "cross" and frame.decoder is not None:
+                time = frame.decoder
+            else:
+                time = Time("prefill", 0, q_start, queries, q.shape[0])
+                self._begun.setdefault(site.stack, k.shape[2])
+            frame.times[site.stack] = time
+        if site.kind == "cross":
+            q_start = time.start
+        return Call(time.phase, time.step, q_start, kv_start, Shapes.of(q, k, v))
+
+    def views(self, frame: Frame, site: Site, call: Call) -> Views:
+        """The regions on the keys of a call."""
+        shapes = call.shapes
+        key = (self, site.stack, shapes.B, shapes.Sk, call.kv_offset, shapes.device)
+        views = frame.cache.get(key)
+        if views is None:
+            born = self._prompt or self._born.get(site.stack, 0)
+            shape = (shapes.B, shapes.Sk, call.kv_offset)
+            begun = self._begun.get(site.stack)
+            views = Views(self.regions, site, shape, born, begun, shapes.device)
+            frame.cache[key] = views
+        return views
+
+    def fits(self, method: Any, name: str, views: Views, place: Place) -> bool:
+        """Whether a region fits here, noted either way."""
+        index = next(i for i, (m, _) in enumerate(self._scopes) if m is method)
+        why = views.misfits.get(name)
+        if why is None:
+            self.regions.known(name, repr(method))
+            self._fitted.add((index, name))
+            return True
+        self._missed.setdefault((index, name), (method, why))
+        place.why[why] = None
+        return False
