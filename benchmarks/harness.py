@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -106,23 +105,29 @@ def commit() -> str:
     return head + ("+" if dirty else "")
 
 
-def peak_extra_mb(module: str, *arguments: str) -> float:
-    """Peak resident memory of ``python -m module …`` above what it prints as ``baseline_kb=``, in
-    MB.
+def resident_kb(field: str = "VmRSS") -> int:
+    """A field of ``/proc/self/status`` in kB (``VmRSS`` now, ``VmHWM`` at its peak)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise OSError(f"no {field} in /proc/self/status (Linux only)")
 
-    The process itself prints its own resident peak before the measured part: a fresh process each
-    time, because a peak never comes down again.
-    """
+
+def peak_extra_mb(run: Callable[[], Any]) -> float:
+    """Peak resident memory while ``run`` runs above what was resident before it, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = resident_kb()
+    run()
+    return (resident_kb("VmHWM") - before) / 1024
+
+
+def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
+    """Run ``python -m module arguments`` and read the JSON on its last line."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=True
     )
-    line = next(x for x in done.stdout.splitlines() if x.startswith("peak_extra_kb="))
-    return int(line.split("=")[1]) / 1024
-
-
-def resident_peak_kb() -> int:
-    """Peak resident set of this process so far, in kB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def write(

@@ -102,6 +102,7 @@ def merge_tensors(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tenso
     safe = torch.where(visible, total, 1.0)
     lse = torch.where(visible, safe.log() + top, -INF)
     weights = weights / safe
-    out = sum(w.unsqueeze(-1).to(o.dtype) * o for w, o in zip(weights, outs, strict=True))
+    # Weighted in the dtype of lse and rounded once: half-precision weights would cost an error more.
+    out = sum(w.unsqueeze(-1) * o for w, o in zip(weights, outs, strict=True))
     assert isinstance(out, Tensor)
-    return out, lse
+    return out.to(outs[0].dtype), lse

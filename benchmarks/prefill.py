@@ -1,0 +1,111 @@
+"""SmolLM2 over 4,096 tokens: steered and inspected against its own SDPA and eager attention.
+
+Each candidate runs in a fresh process (so that its peak memory is its own), the quick ones also in
+turn in one process, where the ratios are taken.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import foveate as fv
+
+from .harness import Timing, at_most, in_fresh_process, interleave, peak_extra_mb, write
+
+TOKENS = 4096
+
+
+def prompt_ids(tokens: int) -> torch.Tensor:
+    """Ids of ordinary tokens, ``[1, tokens]``; what they say does not matter to the time."""
+    return torch.randint(1000, 40_000, (1, tokens), generator=torch.Generator().manual_seed(0))
+
+
+def region(tokens: int) -> dict[str, torch.Tensor]:
+    """One region of 200 tokens in the middle."""
+    at = torch.arange(tokens)
+    return {"evidence": (at >= tokens // 2) & (at < tokens // 2 + 200)}
+
+
+def candidate(name: str, tokens: int) -> Callable[[], Any]:
+    """A function that runs one forward of the named kind."""
+    eager = name.startswith("eager")
+    model, _ = fv.load("smollm2", attn_implementation="eager" if eager else None)
+    ids = prompt_ids(tokens)
+    keep: dict[str, Any] = {"logits_to_keep": 1, "use_cache": False}
+
+    def plain() -> Any:
+        with torch.no_grad():
+            return model(ids, **keep)
+
+    def maps() -> Any:
+        with torch.no_grad():
+            return model(ids, **keep, output_attentions=True)
+
+    def emphasize() -> Any:
+        with (
+            torch.no_grad(),
+            fv.attach(model, fv.Emphasize("evidence", gain=5.0), regions=region(tokens)),
+        ):
+            return model(ids, **keep)
+
+    def inspect() -> Any:
+        return fv.inspect(model, {"input_ids": ids}, regions=region(tokens), use_cache=False)
+
+    return {
+        "sdpa": plain,
+        "eager": plain,
+        "eager-maps": maps,
+        "emphasize": emphasize,
+        "inspect": inspect,
+    }[name]
+
+
+def main(rounds: int = 3) -> None:
+    """Measure and write ``results/prefill.json``."""
+    torch.set_num_threads(2)
+    quick = {name: candidate(name, TOKENS) for name in ("sdpa", "emphasize", "inspect")}
+    found = interleave(quick, rounds)
+    alone = {
+        name: in_fresh_process("benchmarks.prefill", name, str(TOKENS))
+        for name in ("sdpa", "emphasize", "inspect", "eager", "eager-maps")
+    }
+
+    def against(name: str, other: str, note: str, faster: float) -> Timing:
+        ratio = alone[other]["seconds"] / alone[name]["seconds"]
+        taken = alone[name]["seconds"]
+        return Timing(note, taken, taken, ratio, f"≥ {faster:g} ×", ratio >= faster)
+
+    memory = alone["eager-maps"]["extra_mb"] / alone["inspect"]["extra_mb"]
+    rows = [
+        found["sdpa"],
+        at_most(found["emphasize"], 1.05),
+        found["inspect"],
+        against("emphasize", "eager", "emphasize: how much faster than eager", 4),
+        against("inspect", "eager-maps", "inspect: how much faster than eager with maps", 3),
+        Timing(
+            "inspect: how much less extra memory than eager with maps",
+            *(alone["inspect"]["seconds"], alone["inspect"]["seconds"], memory),
+            *("≥ 20 ×", memory >= 20),
+        ),
+    ]
+    extra = {"each alone in a fresh process": alone}
+    write("prefill", f"SmolLM2-135M, prefill of {TOKENS} tokens, float32, 2 threads", rows, extra)
+    for name, figures in alone.items():
+        print(f"  {name:<12} {figures['seconds']:7.2f} s  +{figures['extra_mb']:.0f} MB")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    run = candidate(sys.argv[1], int(sys.argv[2]))
+    if not sys.argv[1].startswith("eager"):
+        with torch.no_grad():
+            candidate("sdpa", 64)()  # the first forward of a process pays for its set-up
+    start = time.perf_counter()
+    extra_mb = peak_extra_mb(run)
+    print(json.dumps({"seconds": time.perf_counter() - start, "extra_mb": extra_mb}))
