@@ -1,9 +1,7 @@
 """foveate: measure where a model looks, steer it, and make looking cheaper."""
 
-from pathlib import Path as _Path
-from typing import Any as _Any
-
-from .attach import Run, attach
+from .attach import attach
+from .catalog import papers
 from .engine.attention import attention
 from .engine.measures import block_map, distance, entropy, mass, max, received, rows, top
 from .engine.partial import Partial, merge
@@ -12,39 +10,41 @@ from .engine.program import Gain, Output, Program
 from .engine.shapes import Shapes
 from .errors import FoveateError
 from .inspection import inspect
+from .load import load
 from .methods.emphasis import Emphasize
 from .methods.measure import Measure
+from .prompt import Prompt
+
+__version__ = "0.1.0"
 
 __all__ = [
-    "Emphasize",
-    "FoveateError",
-    "Gain",
-    "Measure",
-    "Output",
-    "Partial",
-    "Program",
-    "Run",
-    "Shapes",
-    "attach",
+    # the operator
     "attention",
-    "block_map",
-    "distance",
-    "entropy",
-    "inspect",
-    "mass",
-    "max",
+    "Partial",
     "merge",
+    "Program",
+    "Gain",
+    "Output",
+    "Shapes",
     "plan",
+    # measures
+    "mass",
+    "entropy",
+    "distance",
     "received",
+    "block_map",
     "rows",
     "top",
+    "max",
+    # models and prompts
+    "load",
+    "Prompt",
+    # attach
+    "attach",
+    "Emphasize",
+    "Measure",
+    "inspect",
+    # the literature
+    "papers",
+    "FoveateError",
 ]
-
-
-def _report(run: Run, path: str | _Path, **options: _Any) -> _Path:
-    from .report.html import write
-
-    return write(run, path, **options)
-
-
-Run.writer = staticmethod(_report)
