@@ -86,11 +86,11 @@ def _mentions(code: CodeType, name: str) -> bool:
 
 
 def dispatcher(cls: type) -> tuple[Mapping[str, Any], str] | None:
-    """Where ``cls`` dispatches: globals and eager default of that function.
+    """Where ``cls`` dispatches: the globals there, and the name of its eager default.
 
-    transformers hands the interface a module-level ``eager_attention_forward`` as the default, which
-    the registry does not know; what the code names is what it would have run. None for a class that
-    does not dispatch.
+    transformers hands the interface a module-level ``eager_attention_forward`` as the default,
+    which the registry does not know; what the code names is what it would have run. None for a
+    class that does not dispatch.
     """
     if cls not in _dispatchers:
         _dispatchers[cls] = _dispatcher(cls)
