@@ -103,5 +103,10 @@ def flash(
         ``[B,Hq,Sq,E]`` and ``[B,Hq,Sq]`` (float32 or wider). For a row with nothing visible the
         kernel says ``lse = 0``: callers must know such rows from elsewhere.
     """
-    out, lse = _Flash.apply(q, k, v, mask, causal, scale)
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        out, lse = _Flash.apply(q, k, v, mask, causal, scale)
+    else:  # in decode the bookkeeping of an autograd Function would cost a quarter of the call
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, causal, attn_mask=mask, scale=scale
+        )
     return out, lse
