@@ -12,3 +12,4 @@ if __name__ == "__main__":
         if name not in NAMES:
             sys.exit(f"no benchmark {name!r}; there are: {', '.join(NAMES)}")
         importlib.import_module(f"benchmarks.{name}").main()
+    importlib.import_module("benchmarks.figures").main()

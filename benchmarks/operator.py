@@ -28,6 +28,15 @@ def main(rounds: int = 9, tokens: int = 4096) -> None:
     def call(**options: Any) -> Callable[[], Any]:
         return lambda: fv.attention(q, k, v, causal=True, **options)
 
+    inside = torch.stack(list(regions.values())).float()
+    weights = torch.tensor(list(gains.values())).log() @ inside  # log g on every key
+
+    def dense_mask() -> torch.Tensor:
+        # What pastalib does: the log gains and the triangle as one [1, H, S, S] mask.
+        later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+        mask = weights.expand(tokens, tokens).masked_fill(later, -torch.inf)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(1, 9, -1, -1))
+
     few = list(range(tokens - 16, tokens))
 
     def recompute_rows() -> torch.Tensor:
@@ -47,6 +56,7 @@ def main(rounds: int = 9, tokens: int = 4096) -> None:
         {
             "plain SDPA": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
             "eight gains on eight regions": call(regions=regions, gains=gains),
+            "the same gains as a dense mask on SDPA (pastalib)": dense_mask,
             "8 masses and distance": call(regions=regions, measures=[*masses, fv.distance()]),
             "entropy": call(measures=fv.entropy()),
             "received": call(measures=fv.received()),
