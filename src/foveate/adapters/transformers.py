@@ -49,8 +49,8 @@ class Visit(Protocol):
         """What the methods make of the program of the ``index`` attachments outside this one."""
         ...
 
-    def run(self, base: Base, program: Program) -> Output:
-        """Plan and run the final program."""
+    def run(self, base: Base, program: Program, check: Callable[[], None]) -> Output:
+        """Plan (after ``check``) and run the final program."""
         ...
 
     def collect(self, output: Output, program: Program) -> None:
@@ -162,10 +162,14 @@ def _attend(
         for index, visit in enumerate(visits):
             program = visit.edit(program, index)
         if program is not base.program:
-            refuse(module, own, options, args)
-            function = own_function(module, own)
-            probe(base, query, key, value, attention_mask, options, module, function, own)
-            output = visits[0].run(base, program)
+            _refuse_dropout(module, options)
+
+            def check() -> None:
+                refuse(module, own, options, args)
+                function = own_function(module, own)
+                probe(base, query, key, value, attention_mask, options, module, function, own)
+
+            output = visits[0].run(base, program, check)
             for visit in visits:
                 visit.collect(output, program)
             return output.out.transpose(1, 2).contiguous(), None
@@ -189,17 +193,20 @@ def _unknown(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind not in kinds and p.name not in _KNOWN)
 
 
+def _refuse_dropout(module: nn.Module, options: Mapping[str, Any]) -> None:
+    if options.get("dropout"):
+        raise FoveateError(
+            f"{type(module).__name__} drops attention weights (p={options['dropout']}) and methods "
+            "are attached; foveate computes attention without dropout: call model.eval() or set "
+            "attention_dropout=0."
+        )
+
+
 def refuse(
     module: nn.Module, own: str | None, options: Mapping[str, Any], args: tuple[Any, ...]
 ) -> None:
     """Raise where the call asks for something that a program does not hold."""
     name = type(module).__name__
-    if options.get("dropout"):
-        raise FoveateError(
-            f"{name} drops attention weights (p={options['dropout']}) and methods are attached; "
-            f"foveate "
-            "computes attention without dropout: call model.eval() or set attention_dropout=0."
-        )
     if options.get("cache") is not None:
         raise FoveateError(
             f"{name} runs on a paged cache (continuous batching), which foveate does not read: use "

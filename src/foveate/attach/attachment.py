@@ -86,10 +86,7 @@ class Attachment:
             prompt, regions, bool(getattr(config, "is_encoder_decoder", False)) and encodes_text
         )
         selected = [(method, _selected(method, found, known)) for method in methods]
-        places = [
-            Place(site, tuple(method for method, here in selected if site in here))
-            for site in found
-        ]
+        places = [_place(site, selected) for site in found]
         _no_key_twice(places)
         depths = {site.stack: site.depth for site in found}
         reads = [read for method in methods for read in getattr(method, "reads", ())]
@@ -219,6 +216,15 @@ def _on_encoder(method: Any, here: Sequence[Site], found: Sequence[Site], region
         f"encoder's: give it stack={others[-1]!r}"
         + (f" or {others[0]!r}." if len(others) > 1 else ".")
     )
+
+
+def _place(site: Site, selected: Sequence[tuple[Any, Sequence[Site]]]) -> Place:
+    methods = tuple(method for method, here in selected if site in here)
+    if all(hasattr(method, "alike") for method in methods):
+        alike: object = tuple((id(method), method.alike(site)) for method in methods)
+    else:  # a method that does not say may treat every site differently
+        alike = site
+    return Place(site, methods, alike)
 
 
 def _no_key_twice(places: Sequence[Place]) -> None:

@@ -93,6 +93,7 @@ class Place:
 
     site: Site
     methods: tuple[Any, ...] = ()
+    alike: object = None  # places that compare equal are rewritten alike within one forward
     calls: int = 0
     edited: int = 0
     why: dict[str, None] = field(default_factory=dict)

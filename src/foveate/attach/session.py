@@ -177,10 +177,10 @@ class Session:
         if known is None:
             known = frame.cache[key] = (self._call(frame, site, q, k, v, mask), mask)
         call = known[0]
-        active = tuple(m for m in place.methods if m.scope.now(call.phase, call.step))
-        if not active:
-            return None
-        return Visit(self, frame, place, call, active, (q, k, v), mask, hits)
+        for method in place.methods:
+            if method.scope.now(call.phase, call.step):
+                return Visit(self, frame, place, call, (q, k, v), mask, hits)
+        return None
 
     def _call(self, frame: Frame, site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Call:
         """Where and when this is; the first call of a stack in a forward sets the stack's time."""
@@ -226,14 +226,13 @@ class Session:
             frame.cache[key] = views
         return views
 
-    def fits(self, method: Any, name: str, views: Views, place: Place) -> bool:
-        """Whether a region fits here, noted either way."""
+    def misfit(self, method: Any, name: str, views: Views) -> str | None:
+        """Why a region does not fit here, or None; noted either way."""
         index = next(i for i, (m, _) in enumerate(self._scopes) if m is method)
         why = views.misfits.get(name)
         if why is None:
             self.regions.known(name, repr(method))
             self._fitted.add((index, name))
-            return True
-        self._missed.setdefault((index, name), (method, why))
-        place.why[why] = None
-        return False
+        else:
+            self._missed.setdefault((index, name), (method, why))
+        return why

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,28 +21,48 @@ from .run import Call, Place
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["Visit"]
+__all__ = ["Edited", "Visit"]
+
+
+@dataclass(eq=False)
+class Edited:
+    """What the methods made of a program at all places alike in one forward.
+
+    Attributes
+    ----------
+    program : Program
+        The edited program; the given one where no method acts.
+    reads : list of (Read, Read, heads)
+        As the method asked, as the program holds it, and the heads meant.
+    why : dict
+        Why a method, or a read of it, was passed over.
+    given : Program
+        Held, for its identity names this entry.
+    """
+
+    program: Program
+    reads: list[tuple[Read, Read, tuple[int, ...] | None]]
+    why: dict[str, None]
+    given: Program
 
 
 class Visit:
     """One session's part in one attention call."""
 
-    __slots__ = ("call", "frame", "hits", "mask", "methods", "place", "reads", "session", "tensors")
+    __slots__ = ("call", "edited", "frame", "hits", "mask", "place", "session", "tensors")
 
     def __init__(
-        self, session: Session, frame: Frame, place: Place, call: Call, methods: tuple[Any, ...],
+        self, session: Session, frame: Frame, place: Place, call: Call,
         tensors: tuple[Tensor, Tensor, Tensor], mask: Any, hits: int,
     ) -> None:  # fmt: skip
         self.session = session
         self.frame = frame
         self.place = place
         self.call = call
-        self.methods = methods
         self.tensors = tensors
         self.mask = mask
         self.hits = hits
-        # as the method asked, as the program holds it, and the heads meant
-        self.reads: list[tuple[Read, Read, tuple[int, ...] | None]] = []
+        self.edited: Edited | None = None
 
     def base(self, options: Mapping[str, Any], implicit_causal: bool) -> Base:
         """The model's own program, made once a forward for all layers that share its terms."""
@@ -62,90 +82,114 @@ class Visit:
     def edit(self, program: Program, index: int) -> Program:
         """What the methods make of the program; ``program`` itself where none acts.
 
-        ``index`` counts the sessions on this call from the outermost, 0. What an inner one adds is
-        renamed, so that both may speak of regions and measures of the same name.
+        ``index`` counts the sessions on this call from the outermost, 0.
+        """
+        key = (id(program), index, id(self.call), self.place.alike)
+        edited = self.frame.cache.get(key)
+        if edited is None:
+            edited = self.frame.cache[key] = self._edit(program, index)
+        if edited.why:
+            self.place.why |= edited.why
+        self.edited = edited
+        return edited.program
+
+    def _edit(self, program: Program, index: int) -> Edited:
+        """Apply the methods in their order.
+
+        What an inner session adds is renamed, so that both may speak of regions and measures of the
+        same name.
         """
         views = self.session.views(self.frame, self.place.site, self.call)
-        edited = before = program.evolve(regions=views)
-        for method in self.methods:
-            edited = self._apply(method, edited, views)
-        if edited is before:
-            return program
+        edited = Edited(program, [], {}, program)
+        result = before = program.evolve(regions=views)
+        for method in self.place.methods:
+            if method.scope.now(self.call.phase, self.call.step):
+                result = self._apply(method, result, views, edited)
+        if result is before:
+            return edited
         tag = f"#{index}" if index else ""
         used = dict(program.regions)
-        gains = []
-        for gain in edited.gains:
+        gains, reads = [], []
+        for gain in result.gains:
             if not _among(gain, program.gains):
                 used[gain.region + tag] = views[gain.region]
                 gain = replace(gain, region=gain.region + tag) if tag else gain
             gains.append(gain)
-        reads = []
-        for position, (asked, _, heads) in enumerate(self.reads):
+        for position, (asked, _, heads) in enumerate(edited.reads):
             held = asked
             if asked.region is not None:
                 used[asked.region + tag] = views[asked.region]
             if tag:
                 region = None if asked.region is None else asked.region + tag
                 held = replace(asked, name=asked.key + tag, region=region)
-            self.reads[position] = (asked, held, heads)
+            edited.reads[position] = (asked, held, heads)
             reads.append(held)
-        return edited.evolve(regions=used, gains=tuple(gains), reads=(*program.reads, *reads))
-
-    def _apply(self, method: Any, program: Program, views: Views) -> Program:
-        """One method; as it was where the method's region does not fit this site."""
-        session, place = self.session, self.place
-        edited = method.rewrite(program, place.site, self.call)
-        if edited is program:
-            return program
-        if not isinstance(edited, Program):
-            raise FoveateError(
-                f"{method!r}.rewrite returned a {type(edited).__name__}; it must return a Program "
-                "(program.evolve(…), program.with_gain(…))."
-            )
-        for gain in edited.gains:
-            if not _among(gain, program.gains) and not session.fits(
-                method, gain.region, views, place
-            ):
-                return program
-        new = [one for one in edited.reads if not _among(one, program.reads)]
-        fit = [o for o in new if o.region is None or session.fits(method, o.region, views, place)]
-        if new and not fit and edited.gains is program.gains:
-            return program
-        heads = method.scope.heads_at(place.site, self.call.shapes.Hq)
-        self.reads += [(one, one, heads) for one in fit]
-        if len(fit) < len(new):
-            edited = edited.evolve(reads=(*program.reads, *fit))
+        edited.program = result.evolve(
+            regions=used, gains=tuple(gains), reads=(*program.reads, *reads)
+        )
         return edited
 
-    def run(self, base: Base, program: Program) -> Output:
-        """Run the final program; layers with the same one share its plan."""
-        if self.frame.attentions:
+    def _apply(self, method: Any, program: Program, views: Views, notes: Edited) -> Program:
+        """One method; as it was where the method's region does not fit this site."""
+        session, site = self.session, self.place.site
+        result = method.rewrite(program, site, self.call)
+        if result is program:
+            return program
+        if not isinstance(result, Program):
             raise FoveateError(
-                "output_attentions=True was asked for while methods are attached; edited "
-                "attention is "
-                "never a matrix, so there is none to return. Ask for what you need of it: "
-                "fv.Measure(fv.rows(…), fv.top(k), fv.block_map(n))."
+                f"{method!r}.rewrite returned a {type(result).__name__}; it must return a Program "
+                "(program.evolve(…), program.with_gain(…))."
             )
-        key = ("plan", id(base), *_signature(program))
-        found = self.frame.cache.get(key)
-        if found is None:  # the program is held with its plan: the signature speaks of its tensors
-            found = self.frame.cache[key] = (plan(program, base.shapes), program)
+
+        def fits(region: str) -> bool:
+            why = session.misfit(method, region, views)
+            if why is not None:
+                notes.why[why] = None
+            return why is None
+
+        if not all(fits(g.region) for g in result.gains if not _among(g, program.gains)):
+            return program
+        new = [one for one in result.reads if not _among(one, program.reads)]
+        fit = [one for one in new if one.region is None or fits(one.region)]
+        if new and not fit and result.gains is program.gains:
+            return program
+        heads = method.scope.heads_at(site, self.call.shapes.Hq)
+        notes.reads += [(one, one, heads) for one in fit]
+        return result if len(fit) == len(new) else result.evolve(reads=(*program.reads, *fit))
+
+    def run(self, base: Base, program: Program, check: Callable[[], None]) -> Output:
+        """Run the final program; layers with the same one share its plan.
+
+        ``check`` is called before a plan is made.
+        """
+        found = self.frame.cache.get(id(program))
+        if found is None:  # the program is held with its plan: its identity names the entry
+            if self.frame.attentions:
+                raise FoveateError(
+                    "output_attentions=True was asked for while methods are attached; edited "
+                    "attention is never a matrix, so there is none to return. Ask for what you "
+                    "need of it: fv.Measure(fv.rows(…), fv.top(k), fv.block_map(n))."
+                )
+            check()
+            found = self.frame.cache[id(program)] = (plan(program, base.shapes), program)
         return found[0].run(*self.tensors)
 
     def collect(self, output: Output, program: Program) -> None:
         """Record what was read."""
-        self.place.edited += 1
-        self.frame.edited += 1
-        if not self.reads or not self.frame.recording:
+        edited = self.edited
+        assert edited is not None
+        self.place.edited += edited.program is not edited.given
+        self.frame.edited += edited.program is not edited.given
+        if not edited.reads or not self.frame.recording:
             return
         site, call = self.place.site, self.call
         if self.hits:
             raise FoveateError(
                 f"{site.name} attends several times in one forward (shared layers, or keys in "
-                f"pieces), "
-                "so a measure of it has no single value: leave it out with layers= or stack=."
+                "pieces), so a measure of it has no single value: leave it out with layers= or "
+                "stack=."
             )
-        for asked, held, heads in self.reads:
+        for asked, held, heads in edited.reads:
             for key, name in zip(asked.keys, held.keys, strict=True):
                 value = output.measures[name]
                 if heads is not None:
@@ -166,15 +210,3 @@ def _only(value: Tensor, heads: tuple[int, ...]) -> Tensor:
     kept[list(heads)] = True
     hole = float("nan") if value.is_floating_point() else -1
     return torch.where(kept.view(1, -1, *[1] * (value.dim() - 2)), value, hole)
-
-
-def _signature(program: Program) -> tuple[Any, ...]:
-    """Equal for programs that compute the same on one base; tensors are told apart by identity."""
-    return (
-        tuple((name, id(mask)) for name, mask in program.regions.items()),
-        tuple((g.region, g.value if isinstance(g.value, float | int) else id(g.value)) for g in
-        program.gains), program.reads, program.causal, program.scale, program.q_offset,
-        program.softcap, id(program.pattern), id(program.key_bias), id(program.bias),
-        id(program.sinks), id(program.head_scale), id(program.queries), tuple((id(phi), id(psi)) for
-        phi, psi in program.score_terms),
-    )  # fmt: skip

@@ -132,7 +132,7 @@ class Scope:
                 f"{who} acts nowhere: its layers= and heads= have no layer in common."
             )
         for site in selected:
-            for head in self._heads_of(site) or ():
+            for head in self.heads_of(site) or ():
                 if site.heads is not None and not -site.heads <= head < site.heads:
                     raise FoveateError(
                         f"{who} names head {head}; {site.name} has heads 0–{site.heads - 1}."
@@ -147,10 +147,11 @@ class Scope:
 
     def heads_at(self, site: Site, count: int) -> tuple[int, ...] | None:
         """The heads meant at a site with ``count`` heads, ascending from 0; None for all."""
-        heads = self._heads_of(site)
+        heads = self.heads_of(site)
         return None if heads is None else tuple(sorted({h % count for h in heads}))
 
-    def _heads_of(self, site: Site) -> tuple[int, ...] | None:
+    def heads_of(self, site: Site) -> tuple[int, ...] | None:
+        """The heads meant at a site, as they were given; None for all."""
         if not isinstance(self.heads, Mapping):
             return self.heads
         found: tuple[int, ...] = ()

@@ -106,6 +106,11 @@ class Emphasize:
                 f"{self!r} has gains for {gain.shape[-1]} heads; {site.name} has {site.heads}."
             )
 
+    def alike(self, site: Site) -> object:
+        """Sites that compare equal here get the same rewrite, and share one plan in a forward."""
+        gain = self._at(site)
+        return self.scope.heads_of(site), gain if isinstance(gain, float) else id(gain)
+
     def rewrite(self, program: Program, site: Site, call: Call) -> Program:
         """Add the gain."""
         gain = self._at(site)

@@ -74,6 +74,10 @@ class Measure:
         """The regions it speaks of."""
         return tuple(dict.fromkeys(one.region for one in self.reads if one.region is not None))
 
+    def alike(self, site: Site) -> object:
+        """Sites that compare equal here get the same rewrite, and share one plan in a forward."""
+        return self.scope.heads_of(site)
+
     def rewrite(self, program: Program, site: Site, call: Call) -> Program:
         """Add the reads."""
         return program.with_reads(*self.reads)
