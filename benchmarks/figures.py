@@ -10,9 +10,9 @@ from .harness import RESULTS
 PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
 HEAD = """# Figures
 
-Made by `make bench` (`python -m benchmarks`), side by side in one run: candidates in turn, the ratio is
-the median over the rounds of candidate / baseline of the same round. This page is written by that
-command from `benchmarks/results/*.json`.
+Made by `make bench` (`python -m benchmarks`), side by side in one run: the candidates in turn; the
+ratio is the median over the rounds of candidate / baseline of the same round. This page is written
+by that command from `benchmarks/results/*.json`.
 """
 
 
