@@ -104,7 +104,11 @@ class MaskInfo(Tensor):
         self.padding = a.get("attention_mask")
         self.function = a["mask_function"]
         self.use_vmap = bool(a.get("use_vmap", False))
-        self._arguments = dict(arguments)
+        # the tensor is the static cache's own count: by the time the mask is made it has moved on
+        self._arguments = {
+            name: value.clone() if name == "q_offset" and isinstance(value, Tensor) else value
+            for name, value in arguments.items()
+        }
         self._make = make
         self._original = _UNSET
         self._rule = None
