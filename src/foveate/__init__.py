@@ -2,10 +2,9 @@
 
 from .attach import attach
 from .catalog import papers
-from .engine.attention import attention
+from .engine.attention import attention, plan
 from .engine.measures import block_map, distance, entropy, mass, max, received, rows, top
 from .engine.partial import Partial, merge
-from .engine.planner import plan
 from .engine.program import Gain, Output, Program
 from .engine.shapes import Shapes
 from .errors import FoveateError

@@ -15,6 +15,21 @@ def qkv(**change) -> dict:
 
 
 REGION = {"a": torch.zeros(7, dtype=torch.bool)}
+
+
+class Everything:
+    def tile(self, q_pos, k_pos):
+        return torch.ones(len(q_pos), len(k_pos), dtype=torch.bool)
+
+    def key_range(self, q_start, q_stop, keys):
+        return 0, keys
+
+
+class Numbers(Everything):
+    def tile(self, q_pos, k_pos):
+        return torch.ones(len(q_pos), len(k_pos))
+
+
 CASES = {
     "q of three dimensions": (qkv(q=torch.randn(4, 5, 8)), "batch, heads, tokens"),
     "integers": (qkv(q=torch.ones(2, 4, 5, 8, dtype=torch.long)), "floating point"),
@@ -80,6 +95,34 @@ CASES = {
     "row out of range": (qkv(measures=fv.rows([5])), "5 queries"),
     "more blocks than tokens": (qkv(measures=fv.block_map(6)), r"block_map\(6\)"),
     "more top keys than keys": (qkv(measures=fv.top(8)), "7 keys"),
+    "an 8-bit float": (
+        {n: t.to(torch.float8_e4m3fn) for n, t in qkv().items()},
+        "float16, bfloat16",
+    ),
+    "causal by a word": (qkv(causal="no"), "True or False"),
+    "scale out of all bounds": (qkv(scale=10**400), "at most 1e30"),
+    "softcap out of all bounds": (qkv(softcap=1e300), "at most 1e30"),
+    "gain out of all bounds": (qkv(gains={"a": 10**400}, regions=REGION), "greater than 0"),
+    "a pattern's class": (qkv(pattern=Everything), "pattern must be a Pattern object"),
+    "a pattern of numbers": (qkv(pattern=Numbers()), "bool tensor"),
+    "bias +inf": (qkv(bias=torch.full((1, 1, 5, 7), torch.inf)), "NaN or .inf"),
+    "bias NaN": (qkv(bias=torch.full((1, 1, 5, 7), torch.nan)), "NaN"),
+    "bias of the dtype's minimum everywhere": (
+        qkv(bias=torch.full((1, 1, 5, 7), torch.finfo(torch.float32).min)),
+        "no visible key",
+    ),
+    "sinks NaN": (qkv(sinks=torch.full((4,), torch.nan)), "NaN"),
+    "sinks of integers": (qkv(sinks=torch.ones(4, dtype=torch.int)), "floating point"),
+    "score terms complex": (
+        qkv(score_terms=[(torch.zeros(5, 1), torch.zeros(7, 1, dtype=torch.complex64))]),
+        "floating point",
+    ),
+    "a measure's function": (qkv(measures=fv.entropy), "foveate.mass"),
+    "a measure's name": (qkv(measures="entropy"), "'entropy' was given"),
+    "hidden by causality and key_bias together": (
+        qkv(causal=True, q_offset=0, key_bias=torch.tensor([-torch.inf] * 6 + [0.0])),
+        "batch item 0 has nothing visible",
+    ),
     "unknown backend": (qkv(backend="flex"), "auto, sdpa, reference"),
 }
 
@@ -98,6 +141,14 @@ def test_refused(given: dict, says: str) -> None:
         "top": (lambda: fv.top(True), "whole number"),
         "rows empty": (lambda: fv.rows([]), "one or more"),
         "rows of fractions": (lambda: fv.rows([0.5]), "whole numbers"),
+        "rows of nothing": (lambda: fv.rows(None), "whole numbers"),
+        "partial of nothing": (lambda: fv.Partial(None, None), "two tensors"),
+        "partial with a rounded lse": (
+            lambda: fv.Partial(torch.zeros(2, 3).half(), torch.zeros(2).half()),
+            "float32 or wider",
+        ),
+        "merge of tensors": (lambda: fv.merge(torch.zeros(1), torch.zeros(1)), "Tensor"),
+        "merge of a list": (lambda: fv.merge([]), "side by side"),
         "at": (lambda: fv.entropy(at="during"), "during"),
         "as_": (lambda: fv.entropy(as_=""), "non-empty"),
         "merge of nothing": (lambda: fv.merge(), "one or more"),
@@ -118,6 +169,10 @@ def test_merge_refuses() -> None:
         fv.merge(a, a, gains=[1.0])
     with pytest.raises(fv.FoveateError, match="greater than 0"):
         fv.merge(a, a, gains=[1.0, 0.0])
+    with pytest.raises(fv.FoveateError, match="one number"):
+        fv.merge(a, gains=2.0)
+    with pytest.raises(fv.FoveateError, match="broadcastable"):
+        fv.merge(a, a, gains=[1.0, torch.ones(3)])
 
 
 def test_an_explicit_backend_never_falls_back() -> None:

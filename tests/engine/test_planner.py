@@ -104,3 +104,45 @@ def test_head_scale_multiplies_the_output_and_nothing_else() -> None:
     scaled = plan(fv.Program(causal=True, head_scale=torch.tensor([[0.0], [2.0]])), h).run(q, k, v)
     torch.testing.assert_close(scaled.out, plain.out * torch.tensor([0.0, 2.0]).view(1, 2, 1, 1))
     assert torch.equal(scaled.lse, plain.lse)
+
+
+def test_a_plan_refuses_other_shapes() -> None:
+    q = torch.randn(1, 2, 40, 8)
+    made = plan(fv.Program(causal=True), fv.Shapes.of(q, q, q))
+    with pytest.raises(fv.FoveateError, match=r"Sq=40.*Sq=20"):
+        made.run(q[:, :, :20], q, q)
+
+
+def test_a_plan_follows_a_gain_that_learns() -> None:
+    q, k, v = (torch.randn(1, 2, 40, 8) for _ in range(3))
+    gain = torch.tensor(2.0, requires_grad=True)
+    program = fv.Program(regions={"a": torch.arange(40) < 5}).with_gain("a", gain)
+    with torch.no_grad():
+        made = plan(program, fv.Shapes.of(q, k, v))
+    for _ in range(2):  # a graph of its own for every run
+        made.run(q, k, v).out.sum().backward()
+    assert gain.grad is not None and gain.grad != 0
+    before = made.run(q, k, v).out
+    with torch.no_grad():
+        gain.mul_(10)
+    assert (made.run(q, k, v).out - before).abs().max() > 1e-3
+
+
+def test_the_public_plan_checks_its_program() -> None:
+    h = fv.Shapes(1, 2, 2, 5, 5, 8, 8, torch.float32, torch.device("cpu"))
+    with pytest.raises(fv.FoveateError, match="'zz'"):
+        fv.plan(fv.Program().with_gain("zz", 2.0), h)
+    with pytest.raises(fv.FoveateError, match=r"Shapes\.of"):
+        fv.plan(fv.Program(), (1, 2))
+    assert "flash" in fv.plan(fv.Program(), h).explain()
+
+
+def test_few_queries_with_values_of_another_size_copy_no_cache() -> None:
+    assert planned(fv.Program(causal=True), Sq=1, Dv=4).output == "tiles"
+
+
+def test_tiles_of_few_queries_and_many_heads_stay_bounded() -> None:
+    h = fv.Shapes(8, 32, 8, 16, 8192, 64, 64, torch.float32, torch.device("cpu"))
+    made = plan(fv.Program(causal=True, reads=(fv.entropy(),)), h)
+    for a, b, lo, hi in tiles.row_blocks(made.terms, h):
+        assert 8 * 32 * (b - a) * (hi - lo) <= 4 * tiles.TILE

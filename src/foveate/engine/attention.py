@@ -10,8 +10,40 @@ from ..errors import FoveateError
 from . import checks
 from .measures import Read
 from .pattern import Pattern
-from .planner import plan
+from .planner import Plan
+from .planner import plan as choose
 from .program import Gain, Output, Program
+from .shapes import Shapes
+
+
+def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
+    """Check ``program`` and choose how it runs on calls of ``shapes``.
+
+    Parameters
+    ----------
+    program : Program
+    shapes : Shapes
+        ``Shapes.of(q, k, v)``.
+    backend : {"auto", "sdpa", "reference"}
+
+    Returns
+    -------
+    Plan
+        ``.explain()`` tells what runs, ``.run(q, k, v)`` runs it.
+
+    Raises
+    ------
+    FoveateError
+        As :func:`attention`.
+    """
+    if not isinstance(program, Program) or not isinstance(shapes, Shapes):
+        raise FoveateError(
+            "plan takes a Program and Shapes.of(q, k, v); "
+            f"{type(program).__name__} and {type(shapes).__name__} were given."
+        )
+    checks.program(program, shapes)
+    reads = checks.reads(program.reads, program.regions, shapes)
+    return choose(program.evolve(reads=reads), shapes, backend)
 
 
 def attention(
@@ -95,17 +127,19 @@ def attention(
             )
     program = Program(
         scale=scale,
-        causal=bool(causal),
+        causal=causal,
         q_offset=q_offset,
         pattern=pattern,
         key_bias=key_bias,
         bias=bias,
         softcap=softcap,
-        score_terms=tuple(score_terms),
+        score_terms=tuple(score_terms or ()),
         sinks=sinks,
         regions=dict(regions or {}),
         gains=tuple(Gain(name, value) for name, value in (gains or {}).items()),
     )
     checks.program(program, shapes)
     reads = checks.reads(measures, program.regions, shapes)
-    return plan(program.with_reads(*reads), shapes, backend).run(q, k, v)
+    found = choose(program.with_reads(*reads), shapes, backend).run(q, k, v)
+    checks.something_visible(found.lse)
+    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from .measures import Read
 from .pattern import Pattern
 from .program import Program
 from .shapes import Shapes
+from .terms import hidden
 
 
 def qkv(q: Tensor, k: Tensor, v: Tensor) -> Shapes:
@@ -24,8 +27,11 @@ def qkv(q: Tensor, k: Tensor, v: Tensor) -> Shapes:
             raise FoveateError(
                 f"{name} must be [batch, heads, tokens, head size]; {tuple(t.shape)} was given."
             )
-        if not t.is_floating_point():
-            raise FoveateError(f"{name} must be floating point; {t.dtype} was given.")
+        if t.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise FoveateError(
+                f"{name} must be floating point: float16, bfloat16, float32 or float64; {t.dtype} "
+                "was given."
+            )
     if len({q.dtype, k.dtype, v.dtype}) > 1:
         raise FoveateError(
             f"q, k and v must share one dtype; {q.dtype}, {k.dtype} and {v.dtype} were given. "
@@ -93,8 +99,8 @@ def gain(name: str, value: Any, shapes: Shapes | None = None) -> None:
             wanted = (shapes.B, shapes.Hq, shapes.Sq)
             broadcast(f"the gain on {name!r}", value, wanted, "[B, Hq, Sq]")
             _device(f"the gain on {name!r}", value, shapes)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        good = 0 < value < float("inf")
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        good = bool(0 < value <= sys.float_info.max)  # type: ignore[operator]
     else:
         raise FoveateError(
             f"the gain on {name!r} must be a number or a tensor; {type(value).__name__} was given."
@@ -120,6 +126,10 @@ def reads(
     """Check measures: of the right kind, on known regions, within range, with keys of their own."""
     if isinstance(measures, Read):
         measures = (measures,)
+    if measures is None:
+        measures = ()
+    if isinstance(measures, str) or not isinstance(measures, Iterable):
+        measures = [measures]
     found, keys = [], set()
     for measure in measures:
         if not isinstance(measure, Read):
@@ -157,34 +167,33 @@ def _device(name: str, t: Tensor, shapes: Shapes) -> None:
 
 
 def number(name: str, value: Any) -> None:
-    """A finite number greater than 0."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not 0 < value < float("inf")
-    ):
-        raise FoveateError(f"{name} must be a finite number greater than 0; {value!r} was given.")
+    """A number greater than 0 that float32 can hold with room to spare."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1e30:
+        raise FoveateError(
+            f"{name} must be a number greater than 0 and at most 1e30; {value!r} was given."
+        )
 
 
 def program(p: Program, shapes: Shapes) -> None:
     """Check everything of a program besides its reads."""
     h = shapes
     if p.scale is not None:
-        if isinstance(p.scale, bool) or not isinstance(p.scale, (int, float)) or p.scale == 0:
+        if isinstance(p.scale, bool) or not isinstance(p.scale, Real) or p.scale == 0:
             raise FoveateError(f"scale must be a number other than 0; {p.scale!r} was given.")
-        if p.scale != p.scale or abs(p.scale) == float("inf"):
-            raise FoveateError(f"scale must be finite; {p.scale!r} was given.")
+        if not -1e30 <= p.scale <= 1e30:
+            raise FoveateError(f"scale must be finite, at most 1e30; {p.scale!r} was given.")
+    if not isinstance(p.causal, bool):
+        raise FoveateError(f"causal must be True or False; {p.causal!r} was given.")
     if p.softcap is not None:
         number("softcap", p.softcap)
-    if p.q_offset is not None and (isinstance(p.q_offset, bool) or not isinstance(p.q_offset, int)):
+    if p.q_offset is not None and (
+        isinstance(p.q_offset, bool) or not isinstance(p.q_offset, Integral)
+    ):
         raise FoveateError(
             f"q_offset must be a whole number (the key index of query 0); {p.q_offset!r} was given."
         )
-    if p.pattern is not None and not isinstance(p.pattern, Pattern):
-        raise FoveateError(
-            "pattern must be a Pattern (with tile and key_range); "
-            f"{type(p.pattern).__name__} was given. A bool mask goes into bias=."
-        )
+    if p.pattern is not None:
+        _pattern(p.pattern, h)
     for name, t, wanted, meaning in (
         ("key_bias", p.key_bias, (h.B, h.Hq, h.Sk), "[B, Hq, Sk]"),
         ("bias", p.bias, (h.B, h.Hq, h.Sq, h.Sk), "[B, Hq, Sq, Sk]"),
@@ -196,6 +205,18 @@ def program(p: Program, shapes: Shapes) -> None:
             raise FoveateError(f"{name} must be a tensor; {type(t).__name__} was given.")
         broadcast(name, t, wanted, meaning)
         _device(name, t, h)
+    if p.head_scale is not None:
+        broadcast("head_scale", p.head_scale, (h.B, h.Hq, h.Sq), "[B, Hq, Sq]")
+        _device("head_scale", p.head_scale, h)
+    if p.queries is not None and (p.queries.dtype != torch.bool or p.queries.shape != (h.B, h.Sq)):
+        raise FoveateError(
+            f"queries must be bool [{h.B}, {h.Sq}]; {p.queries.dtype} {tuple(p.queries.shape)} was "
+            "given."
+        )
+    if p.sinks is not None:
+        if not p.sinks.is_floating_point():
+            raise FoveateError(f"sinks must be floating point; they are {p.sinks.dtype}.")
+        _finite_or_hidden("sinks", p.sinks)
     if p.key_bias is not None:
         if not p.key_bias.is_floating_point():
             raise FoveateError(
@@ -203,7 +224,7 @@ def program(p: Program, shapes: Shapes) -> None:
                 "From a bool mask of visible keys: torch.where(mask, 0.0, -torch.inf)."
             )
         _finite_or_hidden("key_bias", p.key_bias)
-        batch = (p.key_bias > -torch.inf).expand(h.B, h.Hq, h.Sk).any(-1).any(-1)
+        batch = (~hidden(p.key_bias)).expand(h.B, h.Hq, h.Sk).any(-1).any(-1)
         if not bool(batch.all()):
             empty = batch.logical_not().nonzero().flatten().tolist()
             raise FoveateError(
@@ -217,7 +238,9 @@ def program(p: Program, shapes: Shapes) -> None:
             )
         if p.bias.dtype != torch.bool and not p.bias.is_floating_point():
             raise FoveateError(f"bias must be floating point or bool; it is {p.bias.dtype}.")
-        shown = p.bias if p.bias.dtype == torch.bool else p.bias > -torch.inf
+        if p.bias.dtype != torch.bool:
+            _finite_or_hidden("bias", p.bias)
+        shown = p.bias if p.bias.dtype == torch.bool else ~hidden(p.bias)
         if not bool(shown.flatten(1).any(-1).all()):
             raise FoveateError("a batch item has no visible key: bias hides them all.")
     if p.causal and p.q_offset is not None and p.q_offset + h.Sq <= 0:
@@ -231,7 +254,7 @@ def program(p: Program, shapes: Shapes) -> None:
         phi, psi = pair
         if not isinstance(phi, Tensor) or not isinstance(psi, Tensor):
             raise FoveateError("score_terms takes pairs (phi, psi) of tensors.")
-        if phi.dim() != 4 or psi.dim() != 4 or phi.shape[-1] != psi.shape[-1]:
+        if min(phi.dim(), psi.dim()) < 1 or phi.shape[-1] != psi.shape[-1]:
             raise FoveateError(
                 "a score term is phi [B|1,Hq|1,Sq|1,R] with psi [B|1,Hq|1,Sk,R]; "
                 f"{tuple(phi.shape)} and {tuple(psi.shape)} were given."
@@ -241,6 +264,8 @@ def program(p: Program, shapes: Shapes) -> None:
         broadcast("psi", psi, (h.B, h.Hq, h.Sk, rank), "[B, Hq, Sk, R]")
         for name, t in (("phi", phi), ("psi", psi)):
             _device(name, t, h)
+            if not t.is_floating_point():
+                raise FoveateError(f"{name} must be floating point; it is {t.dtype}.")
             if not bool(t.detach().isfinite().all()):
                 raise FoveateError(f"{name} must be finite; hide keys with key_bias=-inf.")
     for name, inside in p.regions.items():
@@ -248,6 +273,30 @@ def program(p: Program, shapes: Shapes) -> None:
     for one in p.gains:
         known_region(one.region, p.regions, "a gain")
         gain(one.region, one.value, h)
+
+
+def something_visible(lse: Tensor) -> None:
+    """Every batch item of ``lse [B, Hq, Sq]`` must see something somewhere."""
+    seen = (lse > -torch.inf).flatten(1).any(-1)
+    if not bool(seen.all()):
+        raise FoveateError(
+            f"batch item {int(seen.logical_not().nonzero()[0])} has nothing visible: causal, "
+            "q_offset, pattern, key_bias and bias together hide every pair."
+        )
+
+
+def _pattern(pattern: Any, h: Shapes) -> None:
+    if isinstance(pattern, type) or not isinstance(pattern, Pattern):
+        what = pattern.__name__ if isinstance(pattern, type) else type(pattern).__name__
+        raise FoveateError(
+            f"pattern must be a Pattern object (with tile and key_range); {what} was given. A bool "
+            "mask goes into bias=."
+        )
+    i, j = (torch.arange(n, device=h.device) for n in (min(h.Sq, 2), min(h.Sk, 3)))
+    tile = pattern.tile(i, j)
+    if not isinstance(tile, Tensor) or tile.dtype != torch.bool:
+        raise FoveateError(f"{pattern!r}.tile must give a bool tensor; it gave {tile!r}.")
+    broadcast(f"{pattern!r}.tile", tile, (h.B, h.Hq, len(i), len(j)), "[B, Hq, m, n]")
 
 
 def _finite_or_hidden(name: str, t: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .backends import sdpa, tiles
-from .pooling import width_of
+from .value_columns import width_of
 
 if TYPE_CHECKING:
     from .planner import Plan
@@ -28,6 +28,8 @@ def _pairs(plan: Plan) -> int:
     if plan.output == "tiles":
         blocks = tiles.row_blocks(plan.terms, h)
         return sum((b - a) * (hi - lo) for a, b, lo, hi in blocks)
+    if plan.output == "few" and plan.terms.causal:
+        return h.Sq * max(0, min(h.Sk, plan.terms.q_offset + h.Sq))
     return h.Sq * h.Sk
 
 
@@ -107,20 +109,30 @@ def explain(plan: Plan) -> str:
     pairs = _pairs(plan)
     flops = 4 * h.B * h.Hq * pairs * width * passes
     size = h.dtype.itemsize
-    io = size * h.B * (2 * h.Hq * h.Sq * width + 2 * h.Hkv * h.Sk * width)
-    extra = 0
-    if width > max(h.D, h.Dv):
-        extra = size * h.B * width * (h.Hq * h.Sq + 2 * h.Hkv * h.Sk)
-    if plan.output == "tiles" or plan.reads == "tiles":
-        extra = max(
-            2 * (b - a) * (hi - lo) * h.B * h.Hq * h.stat_dtype.itemsize
-            for a, b, lo, hi in tiles.row_blocks(plan.terms, h)
-        )
-    if plan.output == "reference":
-        extra = 3 * 8 * h.B * h.Hq * h.Sq * h.Sk
+    io = size * h.B * (2 * h.Hq * h.Sq * width + 2 * h.Hkv * h.Sk * width) * passes
+    held = max(_held(p, width if p is plan else max(h.D, h.Dv)) for p in (plan, *plan.more))
     whole = h.B * h.Hq * h.Sq * h.Sk * size
     lines.append(
         f"{_si(flops, 'FLOP')} in {passes} pass{'es' * (passes > 1)}; moves {_si(io, 'B')}; "
-        f"holds {_si(extra, 'B')} beside them (the matrix would be {_si(whole, 'B')})"
+        f"holds {_si(held, 'B')} beside them (the matrix would be {_si(whole, 'B')})"
     )
     return "\n".join(lines)
+
+
+def _held(plan: Plan, width: int) -> int:
+    """Bytes held beside inputs and output at the worst moment (contiguous inputs)."""
+    h, wide = plan.shapes, plan.shapes.stat_dtype.itemsize
+    if plan.output == "reference":
+        return 3 * 8 * h.B * h.Hq * h.Sq * h.Sk
+    tensors = h.B * (h.Hq * h.Sq + 2 * h.Hkv * h.Sk)
+    if "tiles" in (plan.output, plan.reads):
+        blocks = tiles.row_blocks(plan.terms, h)
+        tile = max(2 * (b - a) * (hi - lo) * h.B * h.Hq * wide for a, b, lo, hi in blocks)
+        return tile + (wide * tensors * max(h.D, h.Dv) if h.half else 0)
+    if plan.reads == "columns" and not plan.one_pass:
+        return wide * tensors * width  # float32 copies for the statistics
+    if width > max(h.D, h.Dv) or (h.Dv != h.D and plan.output == "flash"):
+        per_head = any(psi.shape[1] not in (1, h.Hkv) for _, psi in plan.terms.columns)
+        keys = h.Hq if per_head else h.Hkv
+        return h.dtype.itemsize * h.B * width * (h.Hq * h.Sq + 2 * keys * h.Sk)
+    return 0

@@ -11,21 +11,22 @@ key                 shape                    meaning
 ``distance``        ``[B, Hq, Sq]``          mean ``|i - j|`` in tokens
 ``distance_signed`` ``[B, Hq, Sq]``          mean ``i - j`` in tokens (positive: looks back)
 ``received``        ``[B, Hq, Sk]``          ``P`` summed over the queries
-``block_map``       ``[B, Hq, n, n]``        mass on a block of keys, averaged over a block of
-queries ``rows``            ``[B, Hq, len, Sk]``     the rows of ``P`` asked for
+``block_map``       ``[B, Hq, n, n]``        mean mass on a block of keys over a block of queries
+``rows``            ``[B, Hq, len, Sk]``     the rows of ``P`` asked for
 ``top.values``      ``[B, Hq, Sq, k]``       the k largest probabilities of a row, descending
 ``top.indices``     ``[B, Hq, Sq, k]``       their keys (int64); -1 where a row has fewer than k
 ``max``             ``[B, Hq, Sq]``          the largest probability of a row
 =================== ======================== =====================================================
 
-All are float32 (float64 for float64 inputs). A row with nothing visible reads 0 everywhere.
+All are float32 (float64 for float64 inputs and from the reference). A row with nothing visible
+reads 0 everywhere.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -88,9 +89,9 @@ def _read(kind: str, as_: str | None, at: str, **fields: object) -> Read:
 
 
 def _count(what: str, n: int) -> int:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise FoveateError(f"{what} takes a whole number of at least 1; {n!r} was given.")
-    return n
+    return int(n)
 
 
 def mass(region: str, *, as_: str | None = None, at: At = "after") -> Read:
@@ -127,13 +128,13 @@ def block_map(n: int, *, as_: str | None = None, at: At = "after") -> Read:
 
 def rows(index: Sequence[int] | Tensor | int, *, as_: str | None = None, at: At = "after") -> Read:
     """The rows of ``P`` of the given queries (negative: from the end); ``[B, Hq, len, Sk]``."""
-    if isinstance(index, Tensor):
-        index = index.flatten().tolist()
-    if isinstance(index, int):
-        index = [index]
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in index) or not len(index):
+    given = index.flatten().tolist() if isinstance(index, Tensor) else index
+    given = [given] if isinstance(given, Integral) else given
+    if not isinstance(given, Iterable) or isinstance(given, str) or not (found := tuple(given)):
         raise FoveateError(f"rows(index) takes one or more whole numbers; {index!r} was given.")
-    return _read("rows", as_, at, index=tuple(index))
+    if not all(isinstance(i, Integral) and not isinstance(i, bool) for i in found):
+        raise FoveateError(f"rows(index) takes one or more whole numbers; {index!r} was given.")
+    return _read("rows", as_, at, index=tuple(int(i) for i in found))
 
 
 def top(k: int, *, as_: str | None = None, at: At = "after") -> Read:
@@ -144,11 +145,6 @@ def top(k: int, *, as_: str | None = None, at: At = "after") -> Read:
 def max(*, as_: str | None = None, at: At = "after") -> Read:
     """The largest probability of each row; ``[B, Hq, Sq]``."""
     return _read("max", as_, at)
-
-
-def block_bounds(size: int, n: int) -> list[int]:
-    """Edges of ``n`` blocks over ``size`` positions: ``n + 1`` numbers, ``ceil(a * size / n)``."""
-    return [math.ceil(a * size / n) for a in range(n + 1)]
 
 
 def block_ids(size: int, n: int, device: torch.device) -> Tensor:

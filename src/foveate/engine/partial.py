@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FoveateError
+from .checks import broadcast
 
 INF = float("inf")
 
@@ -32,6 +33,16 @@ class Partial:
     lse: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.out, Tensor) or not isinstance(self.lse, Tensor):
+            raise FoveateError(
+                "Partial takes two tensors, out and lse; "
+                f"{type(self.out).__name__} and {type(self.lse).__name__} were given."
+            )
+        if self.lse.dtype.itemsize < 4 or not self.lse.is_floating_point():
+            raise FoveateError(
+                f"Partial takes an lse in float32 or wider (it is a logarithm of sums); it is "
+                f"{self.lse.dtype}."
+            )
         if self.out.shape[:-1] != self.lse.shape:
             raise FoveateError(
                 f"Partial takes out [..., Sq, Dv] and lse [..., Sq]; out {tuple(self.out.shape)} "
@@ -63,8 +74,9 @@ def merge(*partials: Partial, gains: Sequence[float | Tensor] | None = None) -> 
     FoveateError
         No partial, unequal shapes, as many gains as partials not given, or a gain that is not > 0.
     """
-    if not partials:
-        raise FoveateError("merge takes one or more Partials; none was given.")
+    if not partials or not all(isinstance(p, Partial) for p in partials):
+        kinds = ", ".join(type(p).__name__ for p in partials) or "none"
+        raise FoveateError(f"merge takes one or more Partials, side by side; {kinds} was given.")
     first = partials[0]
     for other in partials[1:]:
         if other.out.shape != first.out.shape:
@@ -74,17 +86,17 @@ def merge(*partials: Partial, gains: Sequence[float | Tensor] | None = None) -> 
             )
     lses = [p.lse for p in partials]
     if gains is not None:
-        if len(gains) != len(partials):
+        if isinstance(gains, int | float) or len(gains) != len(partials):
+            count = "one number" if isinstance(gains, int | float) else f"{len(gains)} gains"
             raise FoveateError(
-                f"merge takes one gain a Partial: {len(partials)} Partials and {len(gains)} gains "
-                "were given."
+                f"merge takes one gain a Partial: {len(partials)} Partials and {count} were given."
             )
-        weights = [
-            torch.as_tensor(g, dtype=first.lse.dtype, device=first.lse.device) for g in gains
-        ]
+        weights = [torch.as_tensor(g, dtype=torch.float64, device=first.lse.device) for g in gains]
         if not all(bool(((g > 0) & g.isfinite()).all()) for g in weights):
             raise FoveateError("merge takes gains that are finite and greater than 0.")
-        lses = [lse + g.log() for lse, g in zip(lses, weights, strict=True)]
+        for weight in weights:
+            broadcast("a gain", weight, tuple(first.lse.shape), "the shape of lse")
+        lses = [lse + g.log().to(lse.dtype) for lse, g in zip(lses, weights, strict=True)]
     return Partial(*merge_tensors([p.out for p in partials], lses))
 
 
@@ -102,7 +114,7 @@ def merge_tensors(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tenso
     safe = torch.where(visible, total, 1.0)
     lse = torch.where(visible, safe.log() + top, -INF)
     weights = weights / safe
-    # Weighted in the dtype of lse and rounded once: half-precision weights would cost an error more.
+    # Weighted in the dtype of lse and rounded once: half-precision weights would add an error.
     out = sum(w.unsqueeze(-1) * o for w, o in zip(weights, outs, strict=True))
     assert isinstance(out, Tensor)
     return out.to(outs[0].dtype), lse

@@ -11,12 +11,11 @@ from torch import Tensor
 from ..errors import FoveateError
 from .backends import reference, sdpa, tiles
 from .backends.flash import available
-from .pooling import by_column, columns_of, split_columns, width_of
 from .program import Output, Program
 from .shapes import Shapes
 from .terms import Terms, fold
+from .value_columns import by_column, columns_of, split_columns, width_of
 
-Backend = Literal["auto", "sdpa", "reference"]
 BACKENDS = ("auto", "sdpa", "reference")
 # From so many value columns on, wider heads cost the flash kernel more than tiles do.
 WIDE = 24
@@ -27,7 +26,8 @@ class Plan:
     """How one program runs on calls of given shapes; made by :func:`plan`, run many times.
 
     A plan holds what was folded from the program (masks, columns), so one plan serves all layers
-    of a forward that share program and shapes.
+    of a forward that share program and shapes. It keeps the values that the program's tensors had
+    when it was made, except where one of them requires a gradient: then each run folds anew.
 
     Attributes
     ----------
@@ -57,10 +57,33 @@ class Plan:
     why: str
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Output:
-        """Run on ``q [B,Hq,Sq,D]``, ``k [B,Hkv,Sk,D]``, ``v [B,Hkv,Sk,Dv]``; unchecked."""
-        reads = self.program.reads
+        """Run on ``q [B,Hq,Sq,D]``, ``k [B,Hkv,Sk,D]``, ``v [B,Hkv,Sk,Dv]``.
+
+        Raises
+        ------
+        FoveateError
+            Tensors of other shapes, dtype or device than planned for.
+        """
+        shapes = Shapes.of(q, k, v)
+        if shapes != self.shapes:
+            raise FoveateError(f"the plan was made for {self.shapes}; it was given {shapes}.")
         if self.output == "reference":
             return reference.run(self.program, q, k, v)
+        kind = shapes.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            # The kernels are told their precision here; autocast would lower that of statistics.
+            with torch.autocast(kind, enabled=False):
+                return self._fresh()._run(q, k, v)
+        return self._fresh()._run(q, k, v)
+
+    def _fresh(self) -> Plan:
+        """Itself, or folded anew where a term has a graph (which serves one backward only)."""
+        if not _wants_gradient(self.program):
+            return self
+        return replace(_plan(self.program, self.shapes), more=self.more)
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor) -> Output:
+        reads = self.program.reads
         measures: dict[str, Tensor] = {}
         if self.output == "tiles":
             here = reads if self.one_pass else ()
@@ -82,7 +105,7 @@ class Plan:
             scale = self.program.head_scale.to(out.dtype)
             out = out * scale.expand(lse.shape).unsqueeze(-1)
         for plan in self.more:
-            measures |= plan._statistics(q, k, v)
+            measures |= plan._fresh()._statistics(q, k, v)
         return Output(out, lse, measures)
 
     def _split(self, sums: Tensor, share: Tensor | None, lse: Tensor) -> dict[str, Tensor]:
@@ -113,12 +136,16 @@ def _choose(
 ) -> tuple[Literal["flash", "few", "tiles"], Literal["none", "columns", "tiles"], bool, str]:
     """``(output, reads, one_pass, why)`` on torch's kernels."""
     few = shapes.Sq <= sdpa.FEW
+    narrow = (
+        few and shapes.Dv != shapes.D
+    )  # the kernel wants one head size: it would copy the cache
     blockers = {
         "the soft-cap": terms.softcap is not None,
         "the dense bias": terms.bias is not None,
         "the pattern": terms.pattern is not None,
         "score columns in half precision": shapes.half and bool(terms.columns),
         "score columns of few queries": few and bool(terms.columns),
+        "values of another head size": narrow,
         f"{shapes.dtype} on {shapes.device.type}": not available(shapes.device, shapes.dtype),
     }
     blocked = [name for name, on in blockers.items() if on]
@@ -142,18 +169,28 @@ def _choose(
     return "tiles", "tiles", True, "a measure is not linear in P (or there are many columns)"
 
 
+def _wants_gradient(program: Program) -> bool:
+    pairs = (t for pair in program.score_terms for t in pair)
+    gains = (g.value for g in program.gains)
+    terms = (program.key_bias, program.bias, program.sinks, *pairs, *gains)
+    return any(isinstance(t, Tensor) and t.requires_grad for t in terms)
+
+
 def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
-    """Choose how ``program`` runs on calls of ``shapes``.
+    """Choose how ``program`` runs on calls of ``shapes``, without checking it.
+
+    The public :func:`foveate.plan` checks first.
 
     Parameters
     ----------
     program : Program
-        Assumed valid: see :func:`foveate.attention` for the checks.
+        Assumed valid.
     shapes : Shapes
         Of the tensors that :meth:`Plan.run` will get.
     backend : {"auto", "sdpa", "reference"}
-        ``reference`` materialises the matrix in float64. An explicit backend never falls back in
-        silence: ``sdpa`` raises where torch offers no flash kernel for the device and dtype.
+        ``sdpa``: torch's flash kernels, and tiles of scores for what those do not take (as
+        :meth:`Plan.explain` tells); raises where torch offers no such kernel for the device and
+        dtype, where ``auto`` runs on tiles alone. ``reference`` materialises the matrix in float64.
 
     Raises
     ------
@@ -193,4 +230,4 @@ def _plan(program: Program, shapes: Shapes) -> Plan:
     return Plan(program, shapes, terms, output, reads, one_pass, (), why)
 
 
-__all__ = ["BACKENDS", "Backend", "Plan", "Shapes", "plan"]
+__all__ = ["BACKENDS", "Plan", "Shapes", "plan"]

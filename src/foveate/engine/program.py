@@ -18,7 +18,7 @@ from .measures import Read
 from .pattern import Pattern
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gain:
     """Multiply the probabilities of a region by ``value`` and renormalise the rows.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,12 +42,6 @@ class Terms:
     pattern: Pattern | None
     sinks: Tensor | None
 
-    @property
-    def differentiable(self) -> bool:
-        """Whether a term itself wants a gradient."""
-        tensors = [t for pair in self.columns for t in pair] + [self.bias, self.sinks]
-        return any(t is not None and t.requires_grad for t in tensors)
-
 
 def region_of(program: Program, name: str) -> Tensor:
     """A region as bool ``[B|1, Sk]``."""
@@ -54,30 +49,45 @@ def region_of(program: Program, name: str) -> Tensor:
     return inside[None] if inside.dim() == 1 else inside
 
 
+def hidden(t: Tensor) -> Tensor:
+    """Where a bias hides: ``-inf``, its dtype's minimum (masks are often so), or <= -1e30."""
+    return t <= max(torch.finfo(t.dtype).min, -1e30)
+
+
+def _leading(t: Tensor, dims: int) -> Tensor:
+    """``t`` with axes of size 1 in front, up to ``dims``."""
+    return t.reshape((1,) * (dims - t.dim()) + tuple(t.shape))
+
+
 def _log_gain(gain: Gain, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``log g`` as ``[B|1, Hq|1, Sq|1]``."""
-    g = torch.as_tensor(gain.value, device=device)
-    return g.to(dtype).log().reshape((1,) * (3 - g.dim()) + tuple(g.shape))
+    """``log g`` as ``[B|1, Hq|1, Sq|1]``; the logarithm is taken before anything is rounded."""
+    if isinstance(gain.value, Tensor):
+        g = gain.value.to(torch.promote_types(gain.value.dtype, dtype))
+        return _leading(g.log().to(dtype), 3)
+    return torch.full((1, 1, 1), math.log(gain.value), dtype=dtype, device=device)
 
 
 def _split_hidden(key_bias: Tensor, keys: int) -> tuple[Tensor, Tensor | None]:
     """The finite part of a key bias and, when it hides keys, which are visible."""
-    visible = key_bias > -INF
-    if bool(visible.all()):
+    away = hidden(key_bias)
+    if not bool(away.any()):
         return key_bias, None
-    return torch.where(visible, key_bias, 0.0), visible.expand(*visible.shape[:-1], keys)
+    return key_bias.masked_fill(away, 0.0), ~away.expand(*away.shape[:-1], keys)
 
 
 def fold(program: Program, shapes: Shapes) -> Terms:
     """Sort the score terms of ``program`` for a call of these shapes."""
     dtype, device = shapes.stat_dtype, shapes.device
     keyed: list[Tensor] = []
-    columns = [(phi, psi) for phi, psi in program.score_terms]
+    columns = []
+    for phi, psi in program.score_terms:
+        psi = _leading(psi, 4)
+        columns.append((_leading(phi, 4), psi.expand(-1, -1, shapes.Sk, -1)))
     visible = None
     if program.key_bias is not None:
-        bias = program.key_bias.to(dtype)
-        bias = bias.reshape((1,) * (3 - bias.dim()) + tuple(bias.shape))
+        bias = _leading(program.key_bias, 3)
         finite, visible = _split_hidden(bias, shapes.Sk)
+        finite = finite.to(dtype)
         if bias.requires_grad:
             psi = finite.unsqueeze(-1).expand(-1, -1, shapes.Sk, -1)
             columns.append((torch.ones(1, 1, 1, 1, dtype=dtype, device=device), psi))
@@ -96,19 +106,16 @@ def fold(program: Program, shapes: Shapes) -> Terms:
     key_mask = None
     if keyed:
         key_mask = keyed[0] if len(keyed) == 1 else sum(keyed[1:], keyed[0])
-        if key_mask.shape[-1] != shapes.Sk:
-            key_mask = key_mask.expand(*key_mask.shape[:-1], shapes.Sk)
-        if shapes.dtype == torch.float64:
-            key_mask = key_mask.double()
+        key_mask = key_mask.expand(*key_mask.shape[:-1], shapes.Sk).contiguous()
     return Terms(
         scale=shapes.D**-0.5 if program.scale is None else float(program.scale),
         causal=program.causal,
-        q_offset=shapes.Sk - shapes.Sq if program.q_offset is None else program.q_offset,
+        q_offset=shapes.Sk - shapes.Sq if program.q_offset is None else int(program.q_offset),
         key_mask=key_mask,
         columns=tuple(columns),
         hides=visible is not None,
         bias=program.bias,
         softcap=program.softcap,
         pattern=program.pattern,
-        sinks=program.sinks,
+        sinks=None if program.sinks is None else program.sinks.reshape(-1).expand(shapes.Hq),
     )

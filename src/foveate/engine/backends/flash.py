@@ -103,6 +103,11 @@ def flash(
         ``[B,Hq,Sq,E]`` and ``[B,Hq,Sq]`` (float32 or wider). For a row with nothing visible the
         kernel says ``lse = 0``: callers must know such rows from elsewhere.
     """
+    # What the public operator sees to before it calls the kernel, which reads past the tensor or
+    # multiplies -inf by a negative scale otherwise.
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    if scale < 0:
+        q, scale = -q, -scale
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         out, lse = _Flash.apply(q, k, v, mask, causal, scale)
     else:  # in decode the bookkeeping of an autograd Function would cost a quarter of the call

@@ -8,10 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..measures import Read, block_ids
+from ..measures import Read
 from ..program import Output, Program
 
 INF = float("inf")
+
+
+def hide(t: Tensor) -> Tensor:
+    """A bias in float64 with -inf wherever it hides: its dtype's minimum, or anything <= -1e30."""
+    low = t == torch.finfo(t.dtype).min
+    return t.double().masked_fill(low | (t.double() <= -1e30), -INF)
 
 
 def scores(program: Program, q: Tensor, k: Tensor) -> Tensor:
@@ -23,14 +29,15 @@ def scores(program: Program, q: Tensor, k: Tensor) -> Tensor:
     if program.softcap is not None:
         s = program.softcap * torch.tanh(s / program.softcap)
     for phi, psi in program.score_terms:
-        s = s + phi.double() @ psi.double().mT
+        R = phi.shape[-1]
+        s = s + phi.double().expand(B, Hq, Sq, R) @ psi.double().expand(B, Hq, Sk, R).mT
     if program.key_bias is not None:
-        s = s + program.key_bias.double().expand(B, Hq, Sk)[:, :, None]
+        s = s + hide(program.key_bias).expand(B, Hq, Sk)[:, :, None]
     if program.bias is not None:
         if program.bias.dtype == torch.bool:
             s = s.masked_fill(~program.bias, -INF)
         else:
-            s = s + program.bias.double()
+            s = s + hide(program.bias)
     q_offset = Sk - Sq if program.q_offset is None else program.q_offset
     i = torch.arange(Sq, device=q.device) + q_offset
     j = torch.arange(Sk, device=q.device)
@@ -57,7 +64,8 @@ def softmax(program: Program, s: Tensor) -> tuple[Tensor, Tensor]:
     visible = (s > -INF).any(-1)
     lse = torch.where(visible, s.logsumexp(-1), -INF)
     if program.sinks is not None:
-        lse = torch.where(visible, torch.logaddexp(lse, program.sinks.double()[:, None]), -INF)
+        sinks = program.sinks.double().expand(s.shape[1])[:, None]
+        lse = torch.where(visible, torch.logaddexp(lse, sinks), -INF)
     p = torch.where(visible[..., None], (s - torch.where(visible, lse, 0.0)[..., None]).exp(), 0.0)
     return p, lse
 
@@ -78,7 +86,8 @@ def read(program: Program, one: Read, p: Tensor, lse: Tensor) -> dict[str, Tenso
     if one.kind == "entropy":
         h = -torch.special.xlogy(p, p).sum(-1)
         if program.sinks is not None:
-            rest = torch.where(lse > -INF, (program.sinks.double()[:, None] - lse).exp(), 0.0)
+            sinks = program.sinks.double().expand(p.shape[1])[:, None]
+            rest = torch.where(lse > -INF, (sinks - lse).exp(), 0.0)
             h = h - torch.special.xlogy(rest, rest)
         return {one.key: h}
     if one.kind == "distance":
@@ -90,8 +99,8 @@ def read(program: Program, one: Read, p: Tensor, lse: Tensor) -> dict[str, Tenso
     if one.kind == "block_map":
         assert one.size is not None
         n = one.size
-        rows = torch.nn.functional.one_hot(block_ids(Sq, n, p.device), n).double()
-        cols = torch.nn.functional.one_hot(block_ids(Sk, n, p.device), n).double()
+        rows = torch.nn.functional.one_hot(torch.arange(Sq, device=p.device) * n // Sq, n).double()
+        cols = torch.nn.functional.one_hot(torch.arange(Sk, device=p.device) * n // Sk, n).double()
         total = rows.mT @ (p * counted[..., None]) @ cols
         return {one.key: total / (counted @ rows).clamp(min=1)[..., None]}
     if one.kind == "rows":

@@ -98,6 +98,7 @@ def run(
     """
     B, Hq, Sq, D = q.shape
     Sk = k.shape[2]
+    lse_dtype = torch.promote_types(q.dtype, torch.float32)
     values = [] if cols is None else [cols.unsqueeze(1)]
     Dv = 0 if v is None else v.shape[-1]
     if any(psi.shape[1] not in (1, k.shape[1]) for _, psi in terms.columns):
@@ -110,7 +111,7 @@ def run(
         width += -width % 8  # head sizes of whole vectors: 80 is faster than 73
     v = k.new_empty(*k.shape[:3], 0) if v is None else v
     wide_q = _widen(q, [phi for phi, _ in terms.columns], width)
-    wide_k = _widen(k, [psi / terms.scale for _, psi in terms.columns], width)
+    wide_k = _widen(k, [psi.to(lse_dtype) / terms.scale for _, psi in terms.columns], width)
     wide_v = _widen(v, values, width)
 
     outs, lses = [], []
@@ -134,7 +135,7 @@ def run(
         lses.append(lse)
     if not outs:
         outs = [q.new_zeros(B, Hq, Sq, width)]
-        lses = [torch.full((B, Hq, Sq), -INF, dtype=torch.promote_types(q.dtype, torch.float32))]
+        lses = [torch.full((B, Hq, Sq), -INF, dtype=lse_dtype, device=q.device)]
     out, lse = merge_tensors(outs, lses)
     out = out[..., :value_width] if value_width < width else out
     return with_sinks(terms.sinks, out, lse)
@@ -153,8 +154,7 @@ def with_sinks(
 
 
 def run_few(terms: Terms, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """A call with few queries and key-only terms: no key is copied, the heads of a group are
-    packed.
+    """Few queries, key-only terms, ``Dv == D``: no key is copied, a group's heads are packed.
 
     Packing ``[B, Hq, Sq, D]`` into ``[B, Hkv, G * Sq, D]`` reads each cached key once a group.
     """
@@ -162,9 +162,8 @@ def run_few(terms: Terms, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tens
     Hkv = k.shape[1]
     last = k.shape[2] if not terms.causal else min(k.shape[2], terms.q_offset + Sq)
     if last <= 0:
-        return torch.zeros_like(q[..., :1]).expand(B, Hq, Sq, v.shape[-1]), torch.full(
-            (B, Hq, Sq), -INF, dtype=torch.promote_types(q.dtype, torch.float32)
-        )
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        return torch.zeros_like(q), torch.full((B, Hq, Sq), -INF, dtype=dtype, device=q.device)
     k, v = k[:, :, :last], v[:, :, :last]
     mask = None if terms.key_mask is None else terms.key_mask[..., :last]
     seen = None
@@ -181,12 +180,8 @@ def run_few(terms: Terms, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tens
         q = q.reshape(B, Hkv, group * Sq, D)
         if mask is not None and mask.shape[1:3] != (1, 1):
             mask = mask.expand(-1, Hq, Sq, -1).reshape(mask.shape[0], Hkv, group * Sq, last)
-    width = max(D, v.shape[-1])
-    Dv = v.shape[-1]
-    out, lse = flash(
-        *(_widen(x, [], width) for x in (q, k, v)), mask=mask, causal=False, scale=terms.scale
-    )
-    out, lse = out[..., :Dv].reshape(B, Hq, Sq, Dv), lse.reshape(B, Hq, Sq)
+    out, lse = flash(q, k, v, mask=mask, causal=False, scale=terms.scale)
+    out, lse = out.reshape(B, Hq, Sq, D), lse.reshape(B, Hq, Sq)
     if seen is not None:
         out, lse = torch.where(seen.unsqueeze(-1), out, 0.0), torch.where(seen, lse, -INF)
     out, lse, _ = with_sinks(terms.sinks, out, lse)

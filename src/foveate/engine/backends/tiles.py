@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..measures import Read
-from ..pooling import by_column, columns_of, split_columns
+from ..measures import Read, block_ids
 from ..program import Output, Program
 from ..shapes import Shapes
-from ..terms import Terms
+from ..terms import Terms, hidden
+from ..value_columns import by_column, columns_of, mean_rows, split_columns, sum_rows
 
 # Stands for -inf within a tile: finite, so that 0 * HIDDEN is 0 and not NaN.
 HIDDEN = -1e30
@@ -66,7 +66,8 @@ def row_blocks(
         rows = min(1024, shapes.Sq - start)
         for _ in range(4):  # the more rows, the more keys they see: shrink until it fits
             low, high = _key_range(terms, shapes, start, start + rows)
-            rows = max(16, min(rows, TILE // (heads * (high - low))))
+            cost = heads * (high - low)  # few rows read all keys again: up to 16 may exceed TILE
+            rows = max(min(16, 4 * TILE // cost), 1, min(rows, TILE // cost))
         stop = min(start + rows, shapes.Sq)
         blocks.append((start, stop, *_key_range(terms, shapes, start, stop)))
         start = stop
@@ -90,7 +91,7 @@ def _scores(terms: Terms, x: _Inputs, a: int, b: int, lo: int, hi: int) -> Tenso
         if bias.dtype == torch.bool:
             s = s.masked_fill(~bias, HIDDEN)
         else:
-            s = (s + bias.to(s.dtype)).clamp(min=HIDDEN)
+            s = (s + bias.to(s.dtype)).masked_fill(hidden(bias), HIDDEN)
     if terms.pattern is not None:
         i = torch.arange(a, b, device=s.device) + terms.q_offset
         j = torch.arange(lo, hi, device=s.device)
@@ -132,7 +133,8 @@ def _tile(
         if read.kind == "entropy":
             mean = torch.linalg.vecdot(p, s)
             if sink is not None:
-                mean = mean + (sink - top).exp() * (sink - top)
+                apart = (sink - top).clamp(min=HIDDEN)  # a sink of -inf takes nothing
+                mean = mean + apart.exp() * apart
             got[read.key] = torch.where(seen, total.log() - mean * inverse, 0.0)
         elif read.kind == "distance":
             i = torch.arange(a, b, device=s.device)[:, None] + terms.q_offset
@@ -143,6 +145,14 @@ def _tile(
         elif read.kind == "received":
             weight = inverse if program.queries is None else inverse * program.queries[:, None, a:b]
             got[read.key] = (weight.unsqueeze(-2) @ p).squeeze(-2)
+        elif read.kind == "block_map":
+            assert read.size is not None
+            keys = block_ids(h.Sk, read.size, s.device)[lo:hi]
+            by_block = torch.bmm(
+                p.view(h.B, h.Hq * rows, hi - lo),
+                torch.nn.functional.one_hot(keys, read.size).to(p.dtype).expand(h.B, -1, -1),
+            ).view(h.B, h.Hq, rows, -1) * inverse.unsqueeze(-1)
+            got[read.key] = sum_rows(program, by_block, seen, block, h.Sq, read.size)
         elif read.kind == "rows":
             assert read.index is not None
             mine = sorted(i % h.Sq - a for i in read.index if a <= i % h.Sq < b)
@@ -178,18 +188,20 @@ def run(
     """Run a program tile by tile; ``want_out=False`` leaves the output empty (measures only)."""
     shapes = Shapes.of(q, k, v)
     dtype = shapes.stat_dtype
-    linear = [r for r in reads if by_column(r, terms, shapes)]
+    linear = [r for r in reads if by_column(r, terms, shapes) and r.kind != "block_map"]
     others = [r for r in reads if r not in linear]
     cols = columns_of(program, linear, shapes) if linear else None
     x = _Inputs(q.to(dtype), _fold(k, dtype).mT, _fold(v, dtype), cols, shapes)
     inputs = (q, k, v, *(t for pair in terms.columns for t in pair), terms.bias, terms.sinks)
     grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     parts: dict[str, list[Tensor]] = {}
-    received = {
-        r.key: q.new_zeros(shapes.B, shapes.Hq, shapes.Sk, dtype=dtype)
-        for r in others
-        if r.kind == "received"
-    }
+    sums: dict[str, Tensor] = {}  # over the queries: a tile adds to what there is
+    for read in others:
+        if read.kind == "received":
+            sums[read.key] = q.new_zeros(shapes.B, shapes.Hq, shapes.Sk, dtype=dtype)
+        elif read.kind == "block_map":
+            n = read.size or 1
+            sums[read.key] = q.new_zeros(shapes.B, shapes.Hq, n, n + 1, dtype=dtype)
     only = None
     if not want_out and all(r.kind == "rows" for r in reads):
         only = [i % shapes.Sq for r in reads for i in r.index or ()]
@@ -197,14 +209,19 @@ def run(
         args = (program, terms, x, others, want_out, block)
         got = checkpoint(_tile, *args, use_reentrant=False) if grad else _tile(*args)
         for key, value in got.items():
-            if key in received:
-                received[key][..., block[2] : block[3]] += value
+            if key in sums and value.dim() == 3:
+                sums[key][..., block[2] : block[3]] += value
+            elif key in sums:
+                first = block[0] * (value.shape[-1] - 1) // shapes.Sq
+                sums[key][:, :, first : first + value.shape[2]] += value
             else:
                 parts.setdefault(key, []).append(value)
     whole = {key: ts[0] if len(ts) == 1 else torch.cat(ts, 2) for key, ts in parts.items()}
     lse = whole["lse"]
-    measures = dict(received)
+    measures = dict(sums)
     for read in others:
+        if read.kind == "block_map":
+            measures[read.key] = mean_rows(sums[read.key])
         for key in read.keys:
             measures.setdefault(key, whole.get(key))  # type: ignore[arg-type]
         if read.kind == "rows":

@@ -22,7 +22,7 @@ def by_column(read: Read, terms: Terms, shapes: Shapes) -> bool:
 
 def width_of(read: Read) -> int:
     """How many value columns a measure takes."""
-    return read.size or 1 if read.kind == "block_map" else 1
+    return (read.size or 1) if read.kind == "block_map" else 1
 
 
 def _centre(shapes: Shapes) -> int:
@@ -68,7 +68,9 @@ def split_columns(
             found[read.key] = part[..., 0]
         elif read.kind == "block_map":
             assert read.size is not None
-            found[read.key] = pool_blocks(program, part, lse, read.size)
+            seen, whole = lse > -torch.inf, (0, shapes.Sq)
+            sums_of = sum_rows(program, part, seen, whole, shapes.Sq, read.size)
+            found[read.key] = mean_rows(sums_of)
         else:
             i = torch.arange(shapes.Sq, device=sums.device, dtype=sums.dtype)
             i = i + (q_offset - _centre(shapes))
@@ -77,12 +79,25 @@ def split_columns(
     return found
 
 
-def pool_blocks(program: Program, by_block: Tensor, lse: Tensor, n: int) -> Tensor:
-    """Average ``[B,Hq,Sq,n]`` over the ``n`` blocks of queries; rows that count only."""
-    counted = (lse > -torch.inf).to(by_block.dtype)
+def sum_rows(
+    program: Program, by_block: Tensor, seen: Tensor, rows: Sequence[int], queries: int, n: int
+) -> Tensor:
+    """Sum ``[B,Hq,m,n]`` over the blocks of queries that the rows ``rows[0] … rows[1]`` touch.
+
+    Returns ``[B, Hq, blocks touched, n + 1]``; the last column counts the rows that were summed.
+    """
+    start, stop = rows[0], rows[1]
+    counted = seen.to(by_block.dtype)
     if program.queries is not None:
-        counted = counted * program.queries[:, None].to(by_block.dtype)
-    ids = block_ids(by_block.shape[2], n, by_block.device)
-    rows = torch.nn.functional.one_hot(ids, n).to(by_block.dtype)
-    total = rows.mT @ (by_block * counted.unsqueeze(-1))
-    return total / (counted @ rows).clamp(min=1).unsqueeze(-1)
+        counted = counted * program.queries[:, None, start:stop].to(by_block.dtype)
+    ids = block_ids(queries, n, by_block.device)[start:stop]
+    ids = ids - start * n // queries
+    to_block = torch.nn.functional.one_hot(ids).to(by_block.dtype)  # [m, blocks]
+    counted = counted.expand(by_block.shape[:-1])
+    together = torch.cat([by_block, torch.ones_like(by_block[..., :1])], -1)
+    return to_block.mT @ (together * counted.unsqueeze(-1))
+
+
+def mean_rows(sums: Tensor) -> Tensor:
+    """``[B,Hq,n,n+1]`` of :func:`sum_rows` as means over the rows that counted, ``[B,Hq,n,n]``."""
+    return sums[..., :-1] / sums[..., -1:].clamp(min=1)
