@@ -271,7 +271,7 @@ def test_autocast_does_not_lower_the_precision_of_statistics(dtype: torch.dtype)
     want = fv.attention(q, k, v, causal=True, measures=measures)
     with torch.autocast("cpu", torch.bfloat16):
         got = fv.attention(q, k, v, causal=True, measures=measures)
-        grads = torch.autograd.grad(got.measures["entropy"].sum(), q)[0]
+    grads = torch.autograd.grad(got.measures["entropy"].sum(), q)[0]
     assert_same(got, want, 1e-6)
     assert got.measures["entropy"].dtype == got.lse.dtype == torch.float32
     torch.testing.assert_close(grads, torch.autograd.grad(want.measures["entropy"].sum(), q)[0])
