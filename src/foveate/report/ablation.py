@@ -15,6 +15,7 @@ from ..prompt import Prompt
 from ..tasks.answering import generate, text_of
 from .data import Ablation
 
+NOTHING = "(nothing)"
 _HIDDEN = 1e-9  # a gain must be greater than 0; this leaves nothing that a float32 output can show
 
 
@@ -26,8 +27,7 @@ def ablate(
     max_new_tokens: int = 24,
     progress: Callable[[int], None] | None = None,
 ) -> list[Ablation]:
-    """Hide each region from all attention in turn; see what the model answers, and how likely it
-    still finds its original answer.
+    """Hide each region from all attention in turn, and see what becomes of the answer.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def ablate(
     Returns
     -------
     list of Ablation
-        ``change`` is the change of the log-probability of the original greedy answer (its tokens
-        up to the end, given the prompt), in nats.
+        The first hides nothing: the original greedy answer. ``change`` is the change of that
+        answer's log-probability (all its tokens, given the prompt) in nats.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def ablate(
     with torch.no_grad():
         own = generate(model, prompt, max_new_tokens)
         likely = _log_probability(model, prompt, own)
-        found = []
+        found = [Ablation(NOTHING, text_of(prompt.tokenizer, own[0]), 0.0)]
         for name in regions:
             with attach(model, Emphasize(name, _HIDDEN), prompt=prompt):
                 change = _log_probability(model, prompt, own) - likely

@@ -80,7 +80,7 @@ class Mass:
 
 @dataclass(frozen=True)
 class Grid:
-    """A number per layer and head: ``last`` at the last token, ``mean`` over queries; ``[L][H]``."""
+    """A number per layer and head, ``[L][H]``: ``last`` at the last token, ``mean`` over all."""
 
     key: str
     label: str
@@ -163,8 +163,8 @@ def build(
     ablations : sequence of Ablation, optional
         What the model does without looking at a region.
     title : str, optional
-    model : torch.nn.Module, optional
-        To be named in the report.
+    model : torch.nn.Module or str, optional
+        The model, or what to call it.
     item : int, optional
         Only this row of the batch.
     stack : str, optional
@@ -429,11 +429,11 @@ def _facts(
     items: list[Item],
 ) -> list[tuple[str, str]]:
     facts = []
-    if model is not None:
-        config = getattr(model, "config", None)
-        path = str(getattr(config, "_name_or_path", "") or "")
+    if isinstance(model, str):
+        facts.append(("Model", model))
+    elif model is not None:
+        path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
         facts.append(("Model", path.rstrip("/").rpartition("/")[2] or type(model).__name__))
-        facts.append(("Class", type(model).__name__))
     of = len(results.stacks.get(stack, ())) or layers
     facts.append(("Layers × heads", f"{of} × {heads}"))
     if layers != of:

@@ -32,30 +32,30 @@ def _table(*columns: str, left: tuple[str, ...] = ()) -> Table:
 
 
 def masses(data: ReportData, item: int = 0) -> Table:
-    """Attention by region: at the prompt's last token, by depth, and the heads that look most."""
+    """Attention by region: of the prompt's last token, of all queries, and by depth."""
     table = _table(
-        "region",
-        "tokens",
-        "even",
-        "last token",
-        "all queries",
-        "first third",
-        "middle",
-        "last third",
-        "strongest heads",
-        left=("region", "strongest heads"),
+        "region", "tokens", "even", "last token", "all", "1st ⅓", "2nd ⅓", "3rd ⅓", left=("region",)
     )
     for mass in _of_prompt(data.items[item]):
-        heads = ", ".join(f"L{la} H{h} {percent(v)}" for la, h, v in mass.top[:3] if v)
         table.add_row(
-            mass.region,
+            _plain(mass.region),
             "–" if mass.tokens is None else str(mass.tokens),
             percent(mass.share),
             f"[bold]{percent(mass.last)}[/]",
             percent(mass.mean),
             *map(percent, thirds(mass.layers)),
-            heads,
         )
+    return table
+
+
+def heads(data: ReportData, item: int = 0, k: int = 4) -> Table:
+    """The heads that look most at each region, at the prompt's last token."""
+    table = _table("region", "layer.head", left=("region", "layer.head"))
+    for mass in _of_prompt(data.items[item]):
+        found = "   ".join(
+            f"{layer}.{head} [dim]{percent(v)}[/]" for layer, head, v in mass.top[:k] if v
+        )
+        table.add_row(_plain(mass.region), found)
     return table
 
 
@@ -67,7 +67,9 @@ def before_after(data: ReportData, item: int = 0) -> Table:
     for mass in _of_prompt(one):
         before = old.get(mass.region)
         change = f"× {mass.last / before:.2f}" if before and mass.last is not None else "–"
-        table.add_row(mass.region, percent(before), f"[bold]{percent(mass.last)}[/]", change)
+        table.add_row(
+            _plain(mass.region), percent(before), f"[bold]{percent(mass.last)}[/]", change
+        )
     return table
 
 

@@ -139,7 +139,8 @@ const drawTokens = () => {
   $("top").replaceChildren(...order.flatMap(([v, i]) => {
     const bar = el("i");
     bar.style.width = 100 * v / (order[0][0] || 1) + "%";
-    return [el("b", {}, item.tokens[i].replace(/\n/g, "↵") || "·"), el("small", {}, `token ${i}`), el("span", {}, show(v)), bar];
+    const text = item.tokens[i].replace(/\n/g, "↵") || "·";
+    return [el("b", {}, text.trim() ? text : text.replace(/ /g, "␣")), el("small", {}, `token ${i}`), el("span", {}, show(v)), bar];
   }));
 };
 const legend = (name) => {
