@@ -348,10 +348,10 @@ def _register(routed: _Routed, owner: object) -> None:
     from transformers.modeling_utils import AttentionInterface
 
     _registered.setdefault(routed, set()).add(owner)
-    AttentionMaskInterface._global_mapping[routed] = partial(_mask, routed.own)
-    AttentionInterface._global_mapping[routed] = torch.compiler.disable(
-        partial(_attend, routed.own)
-    )
+    masks, attentions = AttentionMaskInterface._global_mapping, AttentionInterface._global_mapping
+    masks.setdefault(routed, partial(_mask, routed.own))
+    if routed not in attentions:
+        attentions[routed] = torch.compiler.disable(partial(_attend, routed.own))
 
 
 def _unregister(routed: _Routed, owner: object) -> None:

@@ -110,8 +110,8 @@ class Attachment:
         try:
             for module in list(session.models()):
                 self._undo.append(lambda module=module: _unhook(module, session))  # type: ignore[misc]
-                module.register_forward_pre_hook(session.opening, with_kwargs=True)
-                module.register_forward_hook(session.closing, always_call=True)
+                module.register_forward_pre_hook(_Hook(session, "opening"), with_kwargs=True)
+                module.register_forward_hook(_Hook(session, "closing"), always_call=True)
             connect(session, session, model, session.modules(), self._undo)
             return self._run
         except BaseException:
@@ -130,6 +130,31 @@ class Attachment:
         if kind is None:
             self._session.check_met()
 
+    def __del__(self) -> None:
+        # an interrupt before the first line of __exit__, or a generator that held the block dropped
+        if getattr(self, "_undo", None):
+            from ..adapters.transformers import unwind
+
+            unwind(self._undo)
+
+
+class _Hook:
+    """A session's hook; a copy of it, made with a copy of the model, does nothing."""
+
+    def __init__(self, session: Session | None = None, name: str = "") -> None:
+        self.session = session
+        self.name = name
+
+    def __call__(self, *args: Any) -> None:
+        if self.session is not None:
+            getattr(self.session, self.name)(*args)
+
+    def __deepcopy__(self, memo: Any) -> _Hook:
+        return _Hook()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, ()
+
 
 def _unhook(module: nn.Module, session: Session) -> None:
     """Take this session's hooks off a module; twice does no harm."""
@@ -141,9 +166,7 @@ def _unhook(module: nn.Module, session: Session) -> None:
         ),
     )
     for hooks, extras in tables:
-        for number in [
-            n for n, hook in hooks.items() if getattr(hook, "__self__", None) is session
-        ]:
+        for number in [n for n, hook in hooks.items() if getattr(hook, "session", None) is session]:
             for extra in extras:
                 extra.pop(number, None)
             hooks.pop(number, None)

@@ -72,11 +72,11 @@ def content(text: str | None, file: Path | None, messages: Path | None) -> str |
             f"Give the prompt in one way: as PROMPT, with --file or with --messages; "
             f"{' and '.join(given) or 'none of them'} was given."
         )
-    if text is not None:
-        return text
-    if file is not None:
-        return _read(file)
-    assert messages is not None
+    if messages is None:
+        said = text if file is None else _read(file)
+        if not said or not said.strip():
+            raise FoveateError("The prompt is empty; give the model something to read.")
+        return said
     try:
         chat = jsonlib.loads(_read(messages))
     except jsonlib.JSONDecodeError as error:

@@ -29,7 +29,7 @@ from .steer import look
 
 _STRONG = math.e**3  # the gain of the story: about 20
 _GAIN = 5.0  # the gain of the table
-_TIMED = 16  # tokens generated on the clock
+TIMED = 16  # tokens generated on the clock
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,15 @@ def demo(
     made = cases(questions, seed)
     live, tokenizer = common.load_model(model)
     case = LIGHTHOUSE
-    prompt = Prompt(tokenizer, [{"role": "user", "content": case.text}])
-    names = [_name(sentence) for sentence in case.context]
-    for name, sentence in zip(names, case.context, strict=True):
-        prompt.mark(name, sentence)
+    prompt, names = question(tokenizer, case)
     right, wrong = _name(case.evidence), _name(case.decoy)
 
     if not json:
         _show_question(case)
     with err.status("Asking …"):
-        plain = _tell(live, prompt, names)
-        steered = _tell(live, prompt, names, Emphasize(right, _STRONG))
-        control = _tell(live, prompt, names, Emphasize(wrong, _STRONG))
+        plain = tell(live, prompt, names)
+        steered = tell(live, prompt, names, Emphasize(right, _STRONG))
+        control = tell(live, prompt, names, Emphasize(wrong, _STRONG))
     if not json:
         _show_story(case, names, plain, steered, control)
     with err.status("Timing …"):
@@ -123,7 +120,17 @@ def _name(sentence: str) -> str:
     return sentence.split(" on ")[1].split(" was ")[0]
 
 
-def _tell(live: Any, prompt: Prompt, names: Sequence[str], *methods: Any) -> Told:
+def question(tokenizer: Any, case: Case) -> tuple[Prompt, list[str]]:
+    """The prompt of a case about lighthouses, each sentence marked with its place; the places."""
+    prompt = Prompt(tokenizer, [{"role": "user", "content": case.text}])
+    names = [_name(sentence) for sentence in case.context]
+    for name, sentence in zip(names, case.context, strict=True):
+        prompt.mark(name, sentence)
+    return prompt, names
+
+
+def tell(live: Any, prompt: Prompt, names: Sequence[str], *methods: Any) -> Told:
+    """Let the model answer, measuring the mass on each named sentence all along."""
     measure = Measure(*(m.mass(name) for name in names))
     with torch.no_grad(), attach(live, *methods, measure, prompt=prompt) as run:
         ids = generate(live, prompt)[0]
@@ -136,7 +143,7 @@ def _tell(live: Any, prompt: Prompt, names: Sequence[str], *methods: Any) -> Tol
     return Told(text_of(prompt.tokenizer, ids), ids.tolist(), by_token)
 
 
-def _parting(one: Told, other: Told) -> int:
+def parting(one: Told, other: Told) -> int:
     """The first generated token in which two answers differ: there it was decided."""
     pairs = zip(one.ids, other.ids, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
@@ -145,7 +152,7 @@ def _parting(one: Told, other: Told) -> int:
 def _race(live: Any, prompt: Prompt, method: Any, rounds: int = 4) -> dict[str, float]:
     """Median seconds per generated token without and with steering, in turns."""
     taken: dict[str, list[float]] = {"without": [], "steered": []}
-    fixed = {"max_new_tokens": _TIMED, "min_new_tokens": _TIMED, "do_sample": False}
+    fixed = {"max_new_tokens": TIMED, "min_new_tokens": TIMED, "do_sample": False}
     with torch.no_grad():
         for turn in range(rounds):
             for which, times in taken.items():
@@ -154,7 +161,7 @@ def _race(live: Any, prompt: Prompt, method: Any, rounds: int = 4) -> dict[str, 
                     start = time.perf_counter()
                     live.generate(**prompt.inputs, **fixed, pad_token_id=0)
                     if turn:  # the first is to warm up
-                        times.append((time.perf_counter() - start) / _TIMED)
+                        times.append((time.perf_counter() - start) / TIMED)
     return {which: round(statistics.median(times), 5) for which, times in taken.items()}
 
 
@@ -171,21 +178,21 @@ def score(outcomes: Sequence[Outcome]) -> dict[str, int]:
 def _plain_story(
     case: Case, names: Sequence[str], plain: Told, steered: Told, control: Told
 ) -> dict[str, Any]:
-    parting = _parting(plain, steered)
+    at = parting(plain, steered)
 
     def told(one: Told) -> dict[str, Any]:
         return {
             "answer": one.answer,
             "right": case.right(one.answer),
             "follows_wrong": case.follows(one.answer),
-            "masses": dict(zip(names, one.masses[parting], strict=True)),
+            "masses": dict(zip(names, one.masses[at], strict=True)),
         }
 
     return {
         "prompt": case.text,
         "expected": case.answer,
         "gain": _STRONG,
-        "decided_at_token": parting,
+        "decided_at_token": at,
         "without": told(plain),
         "steered": told(steered),
         "steered_wrong": told(control),
@@ -216,7 +223,7 @@ def _show_story(
         "\n[bold]2. Where it looked[/] [dim]when it chose the first word in which the two answers "
         "part\n   (attention on each sentence, mean of layers and heads)[/]"
     )
-    out.print(_masses(names, right, _parting(plain, steered), plain, steered))
+    out.print(_masses(names, right, parting(plain, steered), plain, steered))
     out.print(f"\n[bold]3. With a gain of e³ ≈ {_STRONG:.0f} on the sentence on {right}[/]")
     out.print(_says(steered.answer, case.right(steered.answer)))
     out.print(f"\n[bold]4. The control: the same gain on the sentence on {wrong}[/]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -55,6 +56,11 @@ def steer(
     if not emphasize and not also_suppress:
         raise FoveateError(
             "steer was told nothing to steer to: give --emphasize 'a piece of the prompt'."
+        )
+    if not (math.isfinite(gain) and gain > 0):
+        raise FoveateError(
+            f"--gain {gain:g} was given; a finite number greater than 0 was wanted (below 1 "
+            "suppresses)."
         )
     where: dict[str, Any] = {
         "layers": common.numbers("--layers", layers),
