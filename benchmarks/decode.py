@@ -12,17 +12,17 @@ import torch
 import foveate as fv
 
 from .harness import Timing, at_most, write
-from .prefill import TOKENS, prompt_ids, region
+from .prefill import TOKENS, long_prompt
 
 
 def main(rounds: int = 7, steps: int = 12) -> None:
     """Measure and write ``results/decode.json``."""
     torch.set_num_threads(2)
-    model, _ = fv.load("smollm2")
-    ids = prompt_ids(TOKENS)
+    model, tokenizer = fv.load("smollm2")
+    prompt = long_prompt(tokenizer, TOKENS)
+    ids = prompt.inputs["input_ids"]
     with torch.no_grad():
         cache = model(ids, logits_to_keep=1).past_key_values
-    regions = region(TOKENS)
     token = ids[:, :1]
 
     def block(manager: AbstractContextManager[Any]) -> float:
@@ -38,13 +38,13 @@ def main(rounds: int = 7, steps: int = 12) -> None:
     kinds: dict[str, Any] = {
         "the model's own SDPA": nullcontext,
         "attach(Emphasize)": lambda: fv.attach(
-            model, fv.Emphasize("evidence", gain=5.0), regions=regions
+            model, fv.Emphasize("evidence", gain=5.0), prompt=prompt
         ),
         "attach(Emphasize on three heads of each layer)": lambda: fv.attach(
-            model, fv.Emphasize("evidence", gain=5.0, heads=[0, 3, 7]), regions=regions
+            model, fv.Emphasize("evidence", gain=5.0, heads=[0, 3, 7]), prompt=prompt
         ),
         "attach(Measure(mass, entropy))": lambda: fv.attach(
-            model, fv.Measure(fv.mass("evidence"), fv.entropy()), regions=regions
+            model, fv.Measure(fv.mass("evidence"), fv.entropy()), prompt=prompt
         ),
         "attach(): passthrough": lambda: fv.attach(model),
     }

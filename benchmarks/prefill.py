@@ -21,41 +21,38 @@ from .harness import Timing, at_most, in_fresh_process, interleave, peak_extra_m
 TOKENS = 4096
 
 
-def prompt_ids(tokens: int) -> torch.Tensor:
-    """Ids of ordinary tokens, ``[1, tokens]``; what they say does not matter to the time."""
-    return torch.randint(1000, 40_000, (1, tokens), generator=torch.Generator().manual_seed(0))
-
-
-def region(tokens: int) -> dict[str, torch.Tensor]:
-    """One region of 200 tokens in the middle."""
-    at = torch.arange(tokens)
-    return {"evidence": (at >= tokens // 2) & (at < tokens // 2 + 200)}
+def long_prompt(tokenizer: Any, tokens: int) -> fv.Prompt:
+    """A prompt of exactly so many tokens of plain text, a twentieth of them the region ``evidence``."""
+    say = "In {} the harbour of port {} took in {} ships, and the light on the mole was mended. "
+    text = "".join(say.format(1500 + n, n % 97, 7 * n % 311) for n in range(tokens // 20 + 9))
+    ends = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    prompt = fv.Prompt(tokenizer, text[: ends[tokens - 1][1]])
+    assert prompt.length == tokens, prompt.length
+    return prompt.mark("evidence", tokens=(tokens // 2, tokens // 2 + tokens // 20))
 
 
 def candidate(name: str, tokens: int) -> Callable[[], Any]:
     """A function that runs one forward of the named kind."""
     eager = name.startswith("eager")
-    model, _ = fv.load("smollm2", attn_implementation="eager" if eager else None)
-    ids = prompt_ids(tokens)
+    model, tokenizer = fv.load("smollm2", attn_implementation="eager" if eager else None)
+    prompt = long_prompt(tokenizer, tokens)
     keep: dict[str, Any] = {"logits_to_keep": 1, "use_cache": False}
 
     def plain() -> Any:
         with torch.no_grad():
-            return model(ids, **keep)
+            return model(**prompt.inputs, **keep)
 
     def maps() -> Any:
         with torch.no_grad():
-            return model(ids, **keep, output_attentions=True)
+            return model(**prompt.inputs, **keep, output_attentions=True)
 
     def emphasize() -> Any:
-        with (
-            torch.no_grad(),
-            fv.attach(model, fv.Emphasize("evidence", gain=5.0), regions=region(tokens)),
-        ):
-            return model(ids, **keep)
+        steer = fv.attach(model, fv.Emphasize("evidence", gain=5.0), prompt=prompt)
+        with torch.no_grad(), steer:
+            return model(**prompt.inputs, **keep)
 
     def inspect() -> Any:
-        return fv.inspect(model, {"input_ids": ids}, regions=region(tokens), use_cache=False)
+        return fv.inspect(model, prompt, use_cache=False)
 
     return {
         "sdpa": plain,
