@@ -22,7 +22,7 @@ TOKENS = 4096
 
 
 def long_prompt(tokenizer: Any, tokens: int) -> fv.Prompt:
-    """A prompt of exactly so many tokens of plain text, a twentieth of them the region ``evidence``."""
+    """A prompt of so many tokens of plain text, a twentieth of them the region ``evidence``."""
     say = "In {} the harbour of port {} took in {} ships, and the light on the mole was mended. "
     text = "".join(say.format(1500 + n, n % 97, 7 * n % 311) for n in range(tokens // 20 + 9))
     ends = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
