@@ -102,6 +102,14 @@ def test_other_stacks(make_run: Make) -> None:
         build(run, stack="text")
 
 
+def test_cross_attention_is_what_looks_at_the_prompt(make_run: Make) -> None:
+    run = make_run(stack="cross")
+    run.results.record(
+        "decoder", 0, "prefill", 0, "entropy", torch.rand(1, 2, 3), q_start=0, kv_start=0
+    )
+    assert build(run).stack == "cross" and build(run, stack="decoder").stack == "decoder"
+
+
 def test_a_run_without_prompt(make_run: Make) -> None:
     run = make_run()
     bare = SimpleNamespace(results=run.results)

@@ -13,7 +13,7 @@ from ..errors import FoveateError
 from ..results import Results, Series
 from .encode import codes, number, numbers
 
-MAX_CODES = 1_200_000  # values kept per head (8 bits) in all token maps together, then per layer
+MAX_CODES = 1_500_000  # values kept per head (8 bits) in all token maps together, then per layer
 TOP = 5  # strongest heads, most looked-at tokens named
 
 # regions that every prompt has; the user's own marks are shown before them
@@ -168,7 +168,7 @@ def build(
     item : int, optional
         Only this row of the batch.
     stack : str, optional
-        Which stack; default ``decoder``, or the only one measured.
+        Which stack; default ``cross`` if it was measured, else ``decoder``, else the first.
 
     Raises
     ------
@@ -212,7 +212,8 @@ def build(
 def _stack(results: Results, stack: str | None) -> str:
     measured = list(dict.fromkeys(name for series in results.values() for name in series.stacks))
     if stack is None:
-        return "decoder" if "decoder" in measured else measured[0]
+        # of an encoder-decoder model, what it generates looks at the prompt by cross-attention
+        return next((name for name in ("cross", "decoder") if name in measured), measured[0])
     if stack not in measured:
         raise FoveateError(
             f"stack={stack!r} was asked for; measured were: {', '.join(map(repr, measured))}."
