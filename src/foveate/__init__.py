@@ -1,6 +1,9 @@
 """foveate: measure where a model looks, steer it, and make looking cheaper."""
 
-from .attach import attach
+from pathlib import Path as _Path
+from typing import Any as _Any
+
+from .attach import Run, attach
 from .catalog import papers
 from .engine.attention import attention, plan
 from .engine.measures import block_map, distance, entropy, mass, max, received, rows, top
@@ -40,6 +43,7 @@ __all__ = [
     "Prompt",
     # attach
     "attach",
+    "Run",
     "Emphasize",
     "Measure",
     "inspect",
@@ -47,3 +51,12 @@ __all__ = [
     "papers",
     "FoveateError",
 ]
+
+
+def _report(run: Run, path: str | _Path, **options: _Any) -> _Path:
+    from .report.html import write  # jinja2 is needed for reports alone
+
+    return write(run, path, **options)
+
+
+Run.writer = staticmethod(_report)

@@ -34,8 +34,8 @@ def inspect(
     prompt : Prompt
         Its ``inputs`` go to the model.
     measures : sequence of Read, optional
-        Default: the mass of every region that has tokens, entropy, distance, received and
-        ``block_map(32)``.
+        Default: the mass of every region that has tokens, entropy, distance, received,
+        ``rows([-1])`` (what the last token looks at) and ``block_map(32)``.
     layers : int or sequence of int, optional
         Default: all.
     regions : mapping of str to Tensor, optional
@@ -61,7 +61,7 @@ def inspect(
     named = {**getattr(prompt, "regions", {}), **(regions or {})}
     if measures is None:
         masses = [m.mass(name) for name, mask in named.items() if bool(torch.as_tensor(mask).any())]
-        measures = [*masses, m.entropy(), m.distance(), m.received(), m.block_map(32)]
+        measures = [*masses, m.entropy(), m.distance(), m.received(), m.rows([-1]), m.block_map(32)]
     config = getattr(model, "config", None)
     # an encoder–decoder model's prompt is read by its encoder and its cross-attention
     stack = "all" if getattr(config, "is_encoder_decoder", False) else None
