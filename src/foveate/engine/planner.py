@@ -45,6 +45,8 @@ class Plan:
         ``P`` where nothing else needs the tiles.
     why : str
         The reason, for :meth:`explain`.
+    learns : bool
+        Whether a tensor of the program requires a gradient.
     """
 
     program: Program
@@ -55,6 +57,7 @@ class Plan:
     one_pass: bool
     more: tuple[Plan, ...]
     why: str
+    learns: bool = False
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Output:
         """Run on ``q [B,Hq,Sq,D]``, ``k [B,Hkv,Sk,D]``, ``v [B,Hkv,Sk,Dv]``.
@@ -64,13 +67,13 @@ class Plan:
         FoveateError
             Tensors of other shapes, dtype or device than planned for.
         """
-        shapes = Shapes.of(q, k, v)
-        if shapes != self.shapes:
-            raise FoveateError(f"the plan was made for {self.shapes}; it was given {shapes}.")
+        if not self.shapes.fit(q, k, v):
+            given = Shapes.of(q, k, v)
+            raise FoveateError(f"the plan was made for {self.shapes}; it was given {given}.")
         if self.output == "reference":
             return reference.run(self.program, q, k, v)
-        kind = shapes.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        kind = self.shapes.device.type
+        if torch.is_autocast_enabled(kind):
             # The kernels are told their precision here; autocast would lower that of statistics.
             with torch.autocast(kind, enabled=False):
                 return self._fresh()._run(q, k, v)
@@ -78,7 +81,7 @@ class Plan:
 
     def _fresh(self) -> Plan:
         """Itself, or folded anew where a term has a graph (which serves one backward only)."""
-        if not _wants_gradient(self.program):
+        if not self.learns:
             return self
         return replace(_plan(self.program, self.shapes), more=self.more)
 
@@ -227,7 +230,8 @@ def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
 def _plan(program: Program, shapes: Shapes) -> Plan:
     terms = fold(program, shapes)
     output, reads, one_pass, why = _choose(program, terms, shapes)
-    return Plan(program, shapes, terms, output, reads, one_pass, (), why)
+    learns = _wants_gradient(program)
+    return Plan(program, shapes, terms, output, reads, one_pass, (), why, learns)
 
 
 __all__ = ["BACKENDS", "Plan", "Shapes", "plan"]

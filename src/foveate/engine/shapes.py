@@ -28,6 +28,16 @@ class Shapes:
         B, Hq, Sq, D = q.shape
         return cls(B, Hq, k.shape[1], Sq, k.shape[2], D, v.shape[3], q.dtype, q.device)
 
+    def fit(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
+        """Whether these are the shapes of three tensors; quicker than comparing two objects."""
+        return (
+            q.shape == (self.B, self.Hq, self.Sq, self.D)
+            and k.shape == (self.B, self.Hkv, self.Sk, self.D)
+            and v.shape == (self.B, self.Hkv, self.Sk, self.Dv)
+            and q.dtype == self.dtype
+            and q.device == self.device
+        )
+
     @property
     def half(self) -> bool:
         """Whether the inputs are narrower than float32."""

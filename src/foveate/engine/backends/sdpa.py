@@ -164,8 +164,10 @@ def run_few(terms: Terms, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tens
     if last <= 0:
         dtype = torch.promote_types(q.dtype, torch.float32)
         return torch.zeros_like(q), torch.full((B, Hq, Sq), -INF, dtype=dtype, device=q.device)
-    k, v = k[:, :, :last], v[:, :, :last]
-    mask = None if terms.key_mask is None else terms.key_mask[..., :last]
+    mask = terms.key_mask
+    if last < k.shape[2]:
+        k, v = k[:, :, :last], v[:, :, :last]
+        mask = None if mask is None else mask[..., :last]
     seen = None
     if terms.causal and terms.q_offset < last - 1:
         i = torch.arange(Sq, device=q.device)[:, None] + terms.q_offset
