@@ -12,7 +12,7 @@ from ..errors import FoveateError
 from .backends import reference, sdpa, tiles
 from .backends.flash import available
 from .program import Output, Program
-from .shapes import Shapes
+from .shapes import FEW, Shapes
 from .terms import Terms, fold
 from .value_columns import by_column, columns_of, split_columns, width_of
 
@@ -138,7 +138,7 @@ def _choose(
     program: Program, terms: Terms, shapes: Shapes
 ) -> tuple[Literal["flash", "few", "tiles"], Literal["none", "columns", "tiles"], bool, str]:
     """``(output, reads, one_pass, why)`` on torch's kernels."""
-    few = shapes.Sq <= sdpa.FEW
+    few = shapes.Sq <= FEW
     narrow = (
         few and shapes.Dv != shapes.D
     )  # the kernel wants one head size: it would copy the cache

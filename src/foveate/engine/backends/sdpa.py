@@ -16,9 +16,6 @@ from ..terms import Terms
 from .flash import flash
 
 INF = float("inf")
-# Up to so many queries a call is bound by reading the keys: nothing is copied, one small mask is
-# made.
-FEW = 16
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ cache, costs about as much as the flash kernel itself on a CPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,16 +16,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..measures import Read, block_ids
+from ..measures import Read
 from ..program import Output, Program
-from ..shapes import Shapes
+from ..shapes import FEW, Shapes
 from ..terms import Terms, hidden
 from ..value_columns import by_column, columns_of, mean_rows, split_columns, sum_rows
 
 # Stands for -inf within a tile: finite, so that 0 * HIDDEN is 0 and not NaN.
 HIDDEN = -1e30
-# Elements of a tile: measured best between 1e6 and 4e6 (it has to stay in the last cache level).
+# A tile has to stay in the last cache level, its rows of one head in a core's own: so many numbers
+# and rows measured best.
 TILE = 2_400_000
+ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +36,19 @@ class _Inputs:
 
     q: Tensor  # [B, Hq, Sq, D]
     k: Tensor  # [B * Hkv, D, Sk]
-    v: Tensor  # [B * Hkv, Sk, Dv]
-    cols: Tensor | None  # [B, Sk, C]
+    v: Tensor | None  # [B * Hkv, Sk, Dv], with the columns beside it if ``wide``
+    cols: Tensor | None  # [B, Sk, C]: those of the linear measures, then those of the maps
+    wide: bool
     shapes: Shapes
+    # Two flat buffers for scores and probabilities, used tile after tile (fresh memory costs more
+    # than the arithmetic on it); None where a gradient is wanted.
+    scratch: Tensor | None
+
+    def buffer(self, which: int, *size: int) -> Tensor | None:
+        """One of the buffers as a contiguous tensor of ``size``."""
+        if self.scratch is None:
+            return None
+        return self.scratch[which, : math.prod(size)].view(size)
 
 
 def _key_range(terms: Terms, shapes: Shapes, start: int, stop: int) -> tuple[int, int]:
@@ -63,7 +76,7 @@ def row_blocks(
     blocks, start = [], 0
     heads = shapes.B * shapes.Hq
     while start < shapes.Sq:
-        rows = min(1024, shapes.Sq - start)
+        rows = min(ROWS, shapes.Sq - start)
         for _ in range(4):  # the more rows, the more keys they see: shrink until it fits
             low, high = _key_range(terms, shapes, start, start + rows)
             cost = heads * (high - low)  # few rows read all keys again: up to 16 may exceed TILE
@@ -78,24 +91,32 @@ def _scores(terms: Terms, x: _Inputs, a: int, b: int, lo: int, hi: int) -> Tenso
     """Scores ``[B, Hq, b - a, hi - lo]`` with every term, HIDDEN where nothing is seen."""
     h, rows = x.shapes, b - a
     grouped = (x.q[:, :, a:b] * terms.scale).reshape(h.B * h.Hkv, -1, h.D)
-    s = torch.bmm(grouped, x.k[:, :, lo:hi]).view(h.B, h.Hq, rows, hi - lo)
+    # In place from here on: nobody else holds the scores, and no gradient needs them as they were.
+    s = torch.bmm(
+        grouped, x.k[:, :, lo:hi], out=x.buffer(0, h.B * h.Hkv, grouped.shape[1], hi - lo)
+    )
+    s = s.view(h.B, h.Hq, rows, hi - lo)
     if terms.softcap is not None:
-        s = torch.tanh(s / terms.softcap) * terms.softcap
+        if x.scratch is None:
+            s = torch.tanh(s / terms.softcap) * terms.softcap
+        else:
+            s.div_(terms.softcap).tanh_().mul_(terms.softcap)
     for phi, psi in terms.columns:
         phi = phi if phi.shape[2] == 1 else phi[:, :, a:b]
-        s = s + phi.to(s.dtype) @ psi[:, :, lo:hi].to(s.dtype).mT
+        s += phi.to(s.dtype) @ psi[:, :, lo:hi].to(s.dtype).mT
     if terms.key_mask is not None:
-        s = s + terms.key_mask[..., lo:hi].to(s.dtype).clamp(min=HIDDEN)
+        s += terms.key_mask[..., lo:hi].to(s.dtype).clamp(min=HIDDEN)
     if terms.bias is not None:
         bias = terms.bias[:, :, a:b, lo:hi]
         if bias.dtype == torch.bool:
-            s = s.masked_fill(~bias, HIDDEN)
+            s.masked_fill_(~bias, HIDDEN)
         else:
-            s = (s + bias.to(s.dtype)).masked_fill(hidden(bias), HIDDEN)
+            s += bias.to(s.dtype)
+            s.masked_fill_(hidden(bias), HIDDEN)
     if terms.pattern is not None:
         i = torch.arange(a, b, device=s.device) + terms.q_offset
         j = torch.arange(lo, hi, device=s.device)
-        s = s.masked_fill(~terms.pattern.tile(i, j), HIDDEN)
+        s.masked_fill_(~terms.pattern.tile(i, j), HIDDEN)
     edge = max(a + terms.q_offset + 1, lo)  # the first key that some row of a causal tile misses
     if terms.causal and edge < hi:
         i = torch.arange(a, b, device=s.device)[:, None] + terms.q_offset
@@ -105,65 +126,68 @@ def _scores(terms: Terms, x: _Inputs, a: int, b: int, lo: int, hi: int) -> Tenso
 
 
 def _tile(
-    program: Program, terms: Terms, x: _Inputs, reads: Sequence[Read], want_out: bool, block: tuple
+    program: Program, terms: Terms, x: _Inputs, reads: Sequence[Read], block: tuple
 ) -> dict[str, Tensor]:
     a, b, lo, hi = block
     h, rows = x.shapes, b - a
     s = _scores(terms, x, a, b, lo, hi)
-    top = s.detach().amax(-1)
-    seen = top > HIDDEN / 2
+    highest = s.amax(-1)
+    seen = highest > HIDDEN / 2
+    # Fused, row by row in cache, where exp, sum and division would each be a pass.
+    p = torch.softmax(s, -1, out=x.buffer(1, *s.shape))
+    total = highest - p.amax(-1).log()  # lse: the largest probability is e^(highest - lse)
+    share = seen.to(s.dtype)  # of the keys; the rest is the sink's
     sink = None
     if terms.sinks is not None:
-        sink = terms.sinks.to(s.dtype)[:, None]
-        top = torch.maximum(top, sink.detach())
-    s = s.sub_(top.unsqueeze(-1))
-    p = s.exp() if any(r.kind == "entropy" for r in reads) else s.exp_()
-    keys_sum = p.sum(-1)
-    total = keys_sum if sink is None else keys_sum + (sink - top).exp()
-    inverse = torch.where(seen, 1 / total, 0.0)
-    got = {"lse": torch.where(seen, top + total.log(), -torch.inf)}
-    if want_out:
+        sink = terms.sinks.to(s.dtype)[:, None].clamp(min=HIDDEN)  # one of -inf takes nothing
+        keys, total = total, torch.logaddexp(total, sink)
+        share = torch.where(seen, (keys - total).exp(), 0.0)
+    got = {"lse": torch.where(seen, total, -torch.inf)}
+    if any(r.kind == "entropy" for r in reads):  # first: it may use the scores up
+        weighed = p * s if x.scratch is None else s.mul_(p)
+        mean = weighed.sum(-1) * share
+        if sink is not None:
+            mean = mean + (sink - total).exp() * sink
+        entropy = torch.where(seen, total - mean, 0.0)
+    sums = None
+    if x.v is not None:
         out = torch.bmm(p.view(h.B * h.Hkv, -1, hi - lo), x.v[:, lo:hi])
-        got["out"] = out.view(h.B, h.Hq, rows, h.Dv) * inverse.unsqueeze(-1)
+        got["out"] = out.view(h.B, h.Hq, rows, -1) * share.unsqueeze(-1)
+        if x.wide:
+            got["out"], sums = got["out"].tensor_split([h.Dv], -1)
     if x.cols is not None:
-        linear = torch.bmm(p.view(h.B, h.Hq * rows, hi - lo), x.cols[:, lo:hi])
-        got["columns"] = linear.view(h.B, h.Hq, rows, -1) * inverse.unsqueeze(-1)
-        got["share"] = keys_sum * inverse  # of the keys; the rest is the sink's
+        if sums is None:
+            sums = torch.bmm(p.view(h.B, h.Hq * rows, hi - lo), x.cols[:, lo:hi])
+            sums = sums.view(h.B, h.Hq, rows, -1) * share.unsqueeze(-1)
+        maps = [r for r in reads if r.kind == "block_map"]
+        widths = [r.size or 1 for r in maps]
+        got["columns"], *by_block = sums.split([sums.shape[-1] - sum(widths), *widths], -1)
+        got["share"] = share
+        for read, part in zip(maps, by_block, strict=True):
+            got[read.key] = sum_rows(program, part, seen, block, h.Sq, part.shape[-1])
     for read in reads:
         if read.kind == "entropy":
-            mean = torch.linalg.vecdot(p, s)
-            if sink is not None:
-                apart = (sink - top).clamp(min=HIDDEN)  # a sink of -inf takes nothing
-                mean = mean + apart.exp() * apart
-            got[read.key] = torch.where(seen, total.log() - mean * inverse, 0.0)
+            got[read.key] = entropy
         elif read.kind == "distance":
             i = torch.arange(a, b, device=s.device)[:, None] + terms.q_offset
             apart = (i - torch.arange(lo, hi, device=s.device)).abs().to(s.dtype)
-            got[read.key] = torch.linalg.vecdot(p, apart.expand_as(p)) * inverse
+            got[read.key] = torch.mul(p, apart, out=x.buffer(0, *p.shape)).sum(-1) * share
         elif read.kind == "max":
-            got[read.key] = p.amax(-1) * inverse
+            got[read.key] = p.amax(-1) * share
         elif read.kind == "received":
-            weight = inverse if program.queries is None else inverse * program.queries[:, None, a:b]
+            weight = share if program.queries is None else share * program.queries[:, None, a:b]
             got[read.key] = (weight.unsqueeze(-2) @ p).squeeze(-2)
-        elif read.kind == "block_map":
-            assert read.size is not None
-            keys = block_ids(h.Sk, read.size, s.device)[lo:hi]
-            by_block = torch.bmm(
-                p.view(h.B, h.Hq * rows, hi - lo),
-                torch.nn.functional.one_hot(keys, read.size).to(p.dtype).expand(h.B, -1, -1),
-            ).view(h.B, h.Hq, rows, -1) * inverse.unsqueeze(-1)
-            got[read.key] = sum_rows(program, by_block, seen, block, h.Sq, read.size)
         elif read.kind == "rows":
             assert read.index is not None
             mine = sorted(i % h.Sq - a for i in read.index if a <= i % h.Sq < b)
             if mine:
                 full = torch.nn.functional.pad(p[:, :, mine], (lo, h.Sk - hi))
-                got[read.key] = full * inverse[:, :, mine].unsqueeze(-1)
+                got[read.key] = full * share[:, :, mine].unsqueeze(-1)
         elif read.kind == "top":
             assert read.size is not None
             k = min(read.size, hi - lo)
             values, indices = p.topk(k, -1)
-            values = torch.nn.functional.pad(values * inverse.unsqueeze(-1), (0, read.size - k))
+            values = torch.nn.functional.pad(values * share.unsqueeze(-1), (0, read.size - k))
             indices = torch.nn.functional.pad(indices + lo, (0, read.size - k), value=-1)
             got[read.keys[0]] = values
             got[read.keys[1]] = indices.masked_fill(values == 0, -1)
@@ -190,10 +214,25 @@ def run(
     dtype = shapes.stat_dtype
     linear = [r for r in reads if by_column(r, terms, shapes) and r.kind != "block_map"]
     others = [r for r in reads if r not in linear]
-    cols = columns_of(program, linear, shapes) if linear else None
-    x = _Inputs(q.to(dtype), _fold(k, dtype).mT, _fold(v, dtype), cols, shapes)
+    maps = [r for r in others if r.kind == "block_map"]
+    cols = columns_of(program, [*linear, *maps], shapes) if linear or maps else None
+    # One product for values and columns, except where widening V would copy a cache for few rows.
+    wide = cols is not None and want_out and shapes.Sq > FEW
+    values = _fold(v, dtype) if want_out else None
+    if wide and cols is not None:
+        beside = cols.unsqueeze(1).expand(-1, shapes.Hkv, -1, -1)
+        values = _fold(torch.cat([v.to(dtype), beside], -1), dtype)
     inputs = (q, k, v, *(t for pair in terms.columns for t in pair), terms.bias, terms.sinks)
     grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    only = None
+    if not want_out and all(r.kind == "rows" for r in reads):
+        only = [i % shapes.Sq for r in reads for i in r.index or ()]
+    blocks = row_blocks(terms, shapes, only)
+    scratch = None
+    if not grad:
+        most = max((b - a) * (hi - lo) for a, b, lo, hi in blocks)
+        scratch = q.new_empty(2, shapes.B * shapes.Hq * most, dtype=dtype)
+    x = _Inputs(q.to(dtype), _fold(k, dtype).mT, values, cols, wide, shapes, scratch)
     parts: dict[str, list[Tensor]] = {}
     sums: dict[str, Tensor] = {}  # over the queries: a tile adds to what there is
     for read in others:
@@ -202,11 +241,8 @@ def run(
         elif read.kind == "block_map":
             n = read.size or 1
             sums[read.key] = q.new_zeros(shapes.B, shapes.Hq, n, n + 1, dtype=dtype)
-    only = None
-    if not want_out and all(r.kind == "rows" for r in reads):
-        only = [i % shapes.Sq for r in reads for i in r.index or ()]
-    for block in row_blocks(terms, shapes, only):
-        args = (program, terms, x, others, want_out, block)
+    for block in blocks:
+        args = (program, terms, x, others, block)
         got = checkpoint(_tile, *args, use_reentrant=False) if grad else _tile(*args)
         for key, value in got.items():
             if key in sums and value.dim() == 3:
