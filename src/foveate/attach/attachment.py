@@ -80,10 +80,13 @@ class Attachment:
         regions: Mapping[str, Any] | None,
     ) -> None:
         found = _sites_of(model)
-        config = getattr(model, "config", None)
-        encodes_text = getattr(model, "main_input_name", "input_ids") == "input_ids"
+        crossed = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         known = Regions(
-            prompt, regions, bool(getattr(config, "is_encoder_decoder", False)) and encodes_text
+            prompt,
+            regions,
+            encoder_decoder=crossed,
+            encoded=crossed and getattr(model, "main_input_name", None) == "input_ids",
+            alone=len({site.stack for site in found}) == 1,
         )
         selected = [(method, _selected(method, found, known)) for method in methods]
         places = [_place(site, selected) for site in found]
@@ -226,7 +229,7 @@ def _selected(method: Any, found: Sequence[Site], regions: Regions) -> list[Site
 def _on_encoder(method: Any, here: Sequence[Site], found: Sequence[Site], regions: Regions) -> None:
     """Refuse what asks the decoder's self-attention for tokens of the encoder."""
     names = [name for name in getattr(method, "regions", ()) if name in regions.of_prompt]
-    if not regions.encoder_decoder or not names or {site.kind for site in here} - {"decoder"}:
+    if not regions.encoded or not names or {site.kind for site in here} - {"decoder"}:
         return
     others = [
         stack

@@ -37,6 +37,7 @@ class Regions:
 
     Positions are absolute. A prompt's regions belong to the tokens it tokenises: the decoder's, or
     in an encoder–decoder text model the encoder's; they then fit ``encoder`` and ``cross`` sites.
+    Other regions fit a stack beside the decoder by their length.
 
     Parameters
     ----------
@@ -44,13 +45,25 @@ class Regions:
         With ``regions``, a mapping of names to bool ``[B, S]``.
     explicit : mapping of str to bool Tensor, optional
     encoder_decoder : bool
-        Whether decoder positions are other tokens than the prompt's.
+        Whether the decoder's tokens are not the encoder's.
+    encoded : bool
+        Whether the prompt goes to the encoder.
+    alone : bool
+        Whether there is one stack, to whose tokens all regions must belong.
     """
 
     def __init__(
-        self, prompt: Any, explicit: Mapping[str, Any] | None, encoder_decoder: bool
+        self,
+        prompt: Any,
+        explicit: Mapping[str, Any] | None,
+        *,
+        encoder_decoder: bool = False,
+        encoded: bool = False,
+        alone: bool = True,
     ) -> None:
         self.encoder_decoder = encoder_decoder
+        self.encoded = encoded
+        self._alone = alone
         self.of_prompt: dict[str, Tensor] = {}
         self.masks: dict[str, Tensor] = {}
         if prompt is not None:
@@ -88,9 +101,10 @@ class Regions:
     @property
     def prompt_length(self) -> int | None:
         """Tokens of the decoder's prompt where known: what comes after was generated."""
-        if self.encoder_decoder or not self.masks:
-            return None
-        return max(mask.shape[-1] for mask in (self.of_prompt or self.masks).values())
+        told = {} if self.encoded else self.of_prompt
+        if not told and self._alone:
+            told = self.masks
+        return max((mask.shape[-1] for mask in told.values()), default=None)
 
     def known(self, name: str, who: object) -> None:
         """Raise unless there is such a region."""
@@ -118,7 +132,7 @@ class Regions:
             if name == GENERATED or not self.encoder_decoder:
                 return None
             if name in self.of_prompt:
-                return f"region {name!r} marks tokens of the encoder"
+                return f"region {name!r} marks tokens of the encoder" if self.encoded else None
             if begun is None or self.masks[name].shape[-1] == begun:
                 return None
             length = self.masks[name].shape[-1]

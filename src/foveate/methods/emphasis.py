@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Emphasize"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Emphasize:
     """Multiply the attention that a region receives by ``gain``; every row is renormalised.
 
@@ -97,13 +96,10 @@ class Emphasize:
     def check(self, site: Site) -> None:
         """Refuse per-head gains that a site has no heads for."""
         gain = self._at(site)
-        if (
-            isinstance(gain, Tensor)
-            and site.heads is not None
-            and gain.shape[-1] not in (1, site.heads)
-        ):
+        count = gain.shape[-1] if isinstance(gain, Tensor) and gain.dim() else 1
+        if site.heads is not None and count not in (1, site.heads):
             raise FoveateError(
-                f"{self!r} has gains for {gain.shape[-1]} heads; {site.name} has {site.heads}."
+                f"{self!r} has gains for {count} heads; {site.name} has {site.heads}."
             )
 
     def alike(self, site: Site) -> object:
@@ -118,6 +114,13 @@ class Emphasize:
         if heads is None and isinstance(gain, float):
             return program if gain == 1.0 else program.with_gain(self.region, gain)
         return program.with_gain(self.region, self._tensor(gain, heads, call))
+
+    def __repr__(self) -> str:
+        scope = ("layers", "heads", "phase", "stack", "steps")
+        given = [
+            f"{name}={value!r}" for name in scope if (value := getattr(self, name)) is not None
+        ]
+        return f"Emphasize({', '.join([repr(self.region), f'gain={self.gain!r}', *given])})"
 
     def _at(self, site: Site) -> float | Tensor:
         if not isinstance(self.gain, Mapping):
@@ -155,27 +158,19 @@ class Emphasize:
 
 def _checked(gain: Any) -> float | Tensor:
     """A gain as a float or a tensor ``[H]`` or ``[B, H]``, all of it finite and positive."""
-    wanted = "a gain is a finite number greater than 0 (below 1 suppresses, 1 changes nothing)"
-    try:
-        if isinstance(gain, Tensor):
-            value = gain if gain.is_floating_point() else gain.double()
-        elif isinstance(gain, Sequence) and not isinstance(gain, str):
-            value = torch.tensor([float(g) for g in gain], dtype=torch.float64)
-        elif isinstance(gain, bool):
-            raise TypeError
-        else:
-            number = float(gain)
-            if math.isfinite(number) and number > 0:
-                return number
-            raise FoveateError(f"gain={gain!r} was given; {wanted}.")
-    except (TypeError, ValueError) as error:
-        if isinstance(error, FoveateError):
-            raise
-        raise FoveateError(f"gain={gain!r} was given; {wanted}.") from None
-    if value.dim() > 2 or value.numel() == 0:
-        raise FoveateError(
-            f"gain has shape {list(value.shape)}; a tensor of gains is [H] or [B, H], one per head."
-        )
+    refusal = FoveateError(
+        f"gain={gain!r} was given; a gain is a finite number greater than 0 (below 1 suppresses, 1 "
+        "changes nothing), or one for each head."
+    )
+    if isinstance(gain, Tensor):
+        value = gain if gain.is_floating_point() else gain.double()
+    else:
+        try:
+            value = torch.as_tensor(gain, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise refusal from None
+    if isinstance(gain, bool) or value.dim() > 2 or value.numel() == 0:
+        raise refusal
     if not bool((value.isfinite() & (value > 0)).all()):
-        raise FoveateError(f"gain={gain!r} was given; {wanted}.")
-    return value
+        raise refusal
+    return value if isinstance(gain, Tensor) or value.dim() else float(value)
