@@ -151,6 +151,17 @@ def test_it_is_the_models_own_mask_made_once_and_only_when_asked() -> None:
     assert made.original[0, 0, 0, 4] == 0 and made.original[0, 0, 0, 5] < -1e300
 
 
+def test_it_goes_where_a_module_is_placed() -> None:
+    made = info(FUNCTIONS["chunks"], (3, 8, 5, 4), attention_mask=torch.ones(2, 12) > 0)
+    twin = made.to("meta", non_blocking=True)
+    assert isinstance(twin, MaskInfo) and twin.device.type == "meta" and twin.shape == made.shape
+    assert (twin.q_offset, twin.rule, twin.home.type) == (5, made.rule, "cpu")
+    assert twin.original.device.type == "meta" and made.original.device.type == "cpu"
+    assert twin.visible().device.type == "meta"
+    pattern = MaskPattern(made.rule, 4, torch.arange(2))
+    assert pattern.tile(torch.arange(2, device="cpu"), torch.arange(8)).shape == (2, 1, 2, 8)
+
+
 def test_the_last_rows() -> None:
     made = info(FUNCTIONS["window"], (5, 12, 7, 0))
     assert torch.equal(made.rows(2), made.visible()[:, :, -2:])

@@ -243,6 +243,41 @@ def test_assisted_decoding_gives_the_same_text() -> None:
     assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("way", ["function", "in place", "generate"])
+@torch.no_grad()
+def test_a_compiled_model_runs_uncompiled(way: str) -> None:
+    from transformers import CompileConfig
+
+    model, given = build("llama"), inputs("llama")
+    methods = (fv.Emphasize("r", 5.0), fv.Measure(fv.mass("r")))
+    options: dict[str, Any] = {}
+    call: Any = model
+    if way == "generate":
+        compiling = CompileConfig(backend="eager", mode=None, fullgraph=False)
+        compiling._compile_all_devices = True
+        call = model.generate
+        options = GREEDY | {"cache_implementation": "static", "compile_config": compiling}
+    elif way == "in place":
+        model.compile(backend="eager")
+    else:
+        call = torch.compile(model, backend="eager")
+    plain = build("llama").generate if way == "generate" else build("llama")
+
+    def output(result: Any) -> Any:
+        return result if way == "generate" else result.logits
+
+    before = output(call(**given, **options))
+    with fv.attach(model, *methods, regions=R) as run:
+        got = output(call(**given, **options))
+    bare = plain.__self__ if way == "generate" else plain
+    with fv.attach(bare, *methods, regions=R):
+        want = output(plain(**given, **options))
+    assert torch.allclose(got, want, atol=1e-5)
+    assert len(run.calls) == (5 if way == "generate" else 1)
+    assert torch.equal(output(call(**given, **options)), before)
+    assert "get_compiled_call" not in vars(model)
+
+
 @torch.no_grad()
 def test_half_precision_keeps_its_dtype() -> None:
     model, given = build("llama").to(torch.bfloat16), inputs("llama")

@@ -111,7 +111,7 @@ def _from_info(program: Program, info: MaskInfo, cross: bool, device: torch.devi
         return program.evolve(bias=info.visible().to(device), **changes)
     changes["causal"] = info.rule.causal
     if not _needless(info):
-        batch = torch.arange(info.batch, device=device)
+        batch = torch.arange(info.batch, device=info.home)
         changes["pattern"] = MaskPattern(info.rule, info.kv_offset, batch)
     if (real_keys := _padding(info)) is not None:
         hidden = torch.zeros(real_keys.shape, device=device)

@@ -122,6 +122,11 @@ class MaskInfo(Tensor):
         return self._original
 
     @property
+    def home(self) -> torch.device:
+        """The device on which the model made it."""
+        return torch.device(self._arguments.get("device", "cpu"))
+
+    @property
     def rule(self) -> Rule:
         """What :attr:`function` says, as far as it is recognised."""
         if self._rule is None:
@@ -132,7 +137,7 @@ class MaskInfo(Tensor):
         """The whole mask, padding included: bool ``[B, 1, Sq, Sk]``, True where a key is seen."""
         from transformers.masking_utils import sdpa_mask
 
-        return sdpa_mask(**self._arguments | _NEVER_SKIP)
+        return sdpa_mask(**self._arguments | _NEVER_SKIP).to(self.device)
 
     def rows(self, count: int) -> Any:
         """The model's own mask of the last ``count`` queries, never skipped."""
@@ -151,11 +156,22 @@ class MaskInfo(Tensor):
         return self.visible()
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Itself where nothing changes (hooks that place a module's inputs call this)."""
+        """The description on another device (hooks that place a module's inputs ask for this)."""
         device = kwargs.get("device", args[0] if args else None)
-        if isinstance(device, str | torch.device) and torch.device(device) == self.device:
-            return self
-        return self.tensor().to(*args, **kwargs)
+        if isinstance(device, Tensor | torch.dtype) or device is None or "dtype" in kwargs:
+            return self.tensor().to(*args, **kwargs)
+        device = torch.device(device)
+        return self if device == self.device else self._on(device)
+
+    def _on(self, device: torch.device) -> MaskInfo:
+        """A twin on ``device`` that has the mask made where its function's tensors are."""
+        element = torch.zeros((), dtype=self.dtype, device=device).expand(self.shape)
+        twin = Tensor._make_subclass(MaskInfo, element)
+        vars(twin).update(vars(self))
+        make = self._make
+        twin._make = lambda **arguments: _moved(make(**arguments), device)
+        twin._original = _UNSET if self._original is _UNSET else _moved(self._original, device)
+        return twin
 
     def contiguous(self, *args: Any, **kwargs: Any) -> MaskInfo:
         """Itself: there is no memory to lay out."""
@@ -181,6 +197,10 @@ class MaskInfo(Tensor):
             return value
 
         return func(*made(tuple(args)), **{k: made(v) for k, v in (kwargs or {}).items()})
+
+
+def _moved(mask: Any, device: torch.device) -> Any:
+    return mask.to(device) if hasattr(mask, "to") else mask
 
 
 @dataclass(frozen=True)
@@ -265,7 +285,7 @@ class MaskPattern:
     kv_offset : int
         Absolute position of key 0.
     batch : Tensor
-        int64 ``[B]``: the batch indices the functions are asked about.
+        int64 ``[B]``: the batch indices the functions are asked about, on their device.
     """
 
     rule: Rule
@@ -274,14 +294,15 @@ class MaskPattern:
 
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """Which of ``k_pos [n]`` each of ``q_pos [m]`` sees: bool, broadcasts to ``[B,Hq,m,n]``."""
-        batch = self.batch.to(q_pos.device)[:, None, None, None]
-        head = torch.zeros((1, 1, 1, 1), dtype=torch.long, device=q_pos.device)
-        q = (q_pos + self.kv_offset)[None, None, :, None]
-        k = (k_pos + self.kv_offset)[None, None, None, :]
+        home = self.batch.device  # where the functions' own tensors are
+        batch = self.batch[:, None, None, None]
+        head = torch.zeros((1, 1, 1, 1), dtype=torch.long, device=home)
+        q = (q_pos.to(home) + self.kv_offset)[None, None, :, None]
+        k = (k_pos.to(home) + self.kv_offset)[None, None, None, :]
         seen = self.rule.parts[0](batch, head, q, k)
         for part in self.rule.parts[1:]:
             seen = seen & part(batch, head, q, k)
-        return seen
+        return seen.to(q_pos.device)
 
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
         """The keys within reach of the window, if there is one."""

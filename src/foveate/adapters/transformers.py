@@ -34,7 +34,7 @@ _MISSING: Any = object()
 
 _lock = threading.RLock()
 _listeners: weakref.WeakKeyDictionary[nn.Module, tuple[Listener, ...]] = weakref.WeakKeyDictionary()
-_switched: dict[int, _Switched] = {}
+_switched: dict[tuple[int, str], _Switched] = {}
 _registered: dict[_Routed, set[object]] = {}
 
 
@@ -232,10 +232,12 @@ def refuse(
 # -- connecting ------------------------------------------------------------------------------------
 @dataclass
 class _Switched:
-    """A config whose implementation is switched, for whom, and what it was."""
+    """An attribute that is switched: of what, for whom, and what it was."""
 
-    config: Any
+    holder: Any
+    name: str
     was: Any
+    now: Any
     owners: set[object] = field(default_factory=set)
 
 
@@ -284,19 +286,36 @@ def connect(
         undo.append(partial(_forget, module, listener))
         with _lock:
             _listeners[module] = (*_listeners.get(module, ()), listener)
+    for module in model.modules():
+        if vars(module).get("_compiled_call_impl") is not None:  # module.compile()
+            _switch(module, "_compiled_call_impl", None, owner, undo)
+        if hasattr(module, "get_compiled_call"):  # generate with a static cache
+            _switch(module, "get_compiled_call", partial(_plain_call, module), owner, undo)
     for config in _configs(model):
-        undo.append(partial(_restore, config, owner))
-        with _lock:
-            entry = _switched.get(id(config))
-            if entry is None:
-                entry = _Switched(config, vars(config).get(_FIELD, _MISSING))
-                _switched[id(config)] = entry
-            entry.owners.add(owner)
-            routed = _Routed(config._attn_implementation if entry.was is _MISSING else entry.was)
-            undo.insert(0, partial(_unregister, routed, owner))
-            _register(routed, owner)
-            if not isinstance(vars(config).get(_FIELD), _Routed):
-                vars(config)[_FIELD] = routed
+        own = vars(config).get(_FIELD)
+        routed = own if isinstance(own, _Routed) else _Routed(own)
+        undo.append(partial(_unregister, routed, owner))
+        _register(routed, owner)
+        _switch(config, _FIELD, routed, owner, undo)
+
+
+def _plain_call(module: nn.Module, compile_config: Any = None) -> Any:
+    """Run uncompiled: descriptions of masks do not pass through compiled graphs."""
+    return module.__call__
+
+
+def _switch(
+    holder: Any, name: str, value: Any, owner: object, undo: list[Callable[[], None]]
+) -> None:
+    """Set an attribute until the last owner is gone."""
+    undo.append(partial(_restore, holder, name, owner))
+    with _lock:
+        entry = _switched.get((id(holder), name))
+        if entry is None:
+            entry = _Switched(holder, name, vars(holder).get(name, _MISSING), value)
+            _switched[id(holder), name] = entry
+        entry.owners.add(owner)
+        vars(holder)[name] = entry.now
 
 
 def unwind(undo: list[Callable[[], None]], again: bool = True) -> None:
@@ -326,32 +345,33 @@ def _forget(module: nn.Module, listener: Listener) -> None:
             _listeners.pop(module, None)
 
 
-def _restore(config: Any, owner: object) -> None:
+def _restore(holder: Any, name: str, owner: object) -> None:
     with _lock:
-        entry = _switched.get(id(config))
+        entry = _switched.get((id(holder), name))
         if entry is None:
             return
         entry.owners.discard(owner)
         if entry.owners:
             return
-        # a user who chose another implementation meanwhile keeps it
-        if isinstance(vars(config).get(_FIELD), _Routed):
+        # what a user chose meanwhile stays
+        if vars(holder).get(name, _MISSING) is entry.now:
             if entry.was is _MISSING:
-                del vars(config)[_FIELD]
+                del vars(holder)[name]
             else:
-                vars(config)[_FIELD] = entry.was
-        del _switched[id(config)]
+                vars(holder)[name] = entry.was
+        del _switched[id(holder), name]
 
 
 def _register(routed: _Routed, owner: object) -> None:
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
 
-    _registered.setdefault(routed, set()).add(owner)
     masks, attentions = AttentionMaskInterface._global_mapping, AttentionInterface._global_mapping
-    masks.setdefault(routed, partial(_mask, routed.own))
-    if routed not in attentions:
-        attentions[routed] = torch.compiler.disable(partial(_attend, routed.own))
+    with _lock:
+        _registered.setdefault(routed, set()).add(owner)
+        masks.setdefault(routed, partial(_mask, routed.own))
+        if routed not in attentions:
+            attentions[routed] = torch.compiler.disable(partial(_attend, routed.own))
 
 
 def _unregister(routed: _Routed, owner: object) -> None:

@@ -57,8 +57,10 @@ def attach(
     Notes
     -----
     Tokens past the regions' length belong to ``generated`` only. Rows of a region are repeated for
-    beams and ``num_return_sequences``. Attaching is per model, not per thread: a model used by two
-    threads at once is attached for both.
+    beams and ``num_return_sequences``. A single query behind everything seen is decode; several are
+    prefill, also where assisted decoding checks a draft. Inside the block a compiled model runs
+    uncompiled. Attaching is per model, not per thread: a model used by two threads at once is
+    attached for both.
 
     Examples
     --------
