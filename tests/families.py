@@ -188,6 +188,8 @@ def _built(name: str) -> Any:
     config = getattr(transformers, family.config)(**family.options)
     torch.manual_seed(0)
     model = getattr(transformers, family.architecture)(config).eval()
+    if name == "gemma2":  # transformers before 5.21 ran it on sdpa, without its soft-cap
+        model.set_attn_implementation("eager")
     # initial weights are so small that every attention is uniform; spread them, and the sinks
     with torch.no_grad():
         for key, parameter in model.named_parameters():

@@ -25,10 +25,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "wide window": own.sliding_window_causal_mask_function(50),
     "both ways": own.sliding_window_bidirectional_mask_function(2),
     "chunks": own.chunked_causal_mask_function(4, PAD),
-    "packed": own.packed_sequence_compatibility_function(
-        own.causal_mask_function, torch.arange(12).expand(2, -1), IDS
+    "packed": own.and_masks(own.causal_mask_function, own.packed_sequence_mask_function(IDS)),
+    "blocks": own.or_masks(
+        own.causal_mask_function,
+        lambda b, h, q, k: (BLOCKS[b, q] == BLOCKS[b, k]) & (BLOCKS[b, q] >= 0),
     ),
-    "blocks": own.or_masks(own.causal_mask_function, own.blockwise_overlay(BLOCKS)),
     "and": own.and_masks(own.causal_mask_function, lambda b, h, q, k: (q - k) % 2 == 0),
     "or": own.or_masks(own.causal_mask_function, lambda b, h, q, k: k == 9),
     "strange": lambda b, h, q, k: (q * k) % 3 > 0,

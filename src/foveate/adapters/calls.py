@@ -120,12 +120,17 @@ def _from_info(program: Program, info: MaskInfo, cross: bool, device: torch.devi
     return program.evolve(**changes)
 
 
-def own_terms(module: nn.Module, options: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+def own_terms(
+    module: nn.Module, own: str | None, options: Mapping[str, Any]
+) -> tuple[Any, Any, Any, Any]:
     """Scale, soft-cap, position bias and sinks of a call, from what the module passes and holds."""
+    scale, bias = options.get("scaling"), options.get("position_bias")
+    if own == "sdpa":  # has no notion of the other two: a model run on it goes without
+        return scale, None, bias, None
     sinks = options.get("s_aux")
     if sinks is None:
         sinks = options.get("sinks", getattr(module, "sinks", None))
-    return options.get("scaling"), options.get("softcap"), options.get("position_bias"), sinks
+    return scale, options.get("softcap"), bias, sinks
 
 
 def base_program(
@@ -134,7 +139,7 @@ def base_program(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    options: Mapping[str, Any],
+    terms: tuple[Any, Any, Any, Any],
     *,
     implicit_causal: bool,
     q_start: int,
@@ -149,8 +154,8 @@ def base_program(
         What the module was given as its attention mask.
     query, key, value : Tensor
         ``[B, Hq, Sq, D]``, ``[B, Hkv, Sk, D]``, ``[B, Hkv, Sk, Dv]``.
-    options : mapping
-        The other arguments of the attention function.
+    terms : tuple
+        What :func:`own_terms` found.
     implicit_causal : bool
         Whether the model's own attention, given no mask, is causal (upper left) by itself.
     q_start : int
@@ -158,7 +163,7 @@ def base_program(
     queries : callable
         Which queries are real, asked where the mask speaks of keys only (cross-attention).
     """
-    scale, softcap, position_bias, sinks = own_terms(site.module, options)
+    scale, softcap, position_bias, sinks = terms
     cross = site.kind == "cross"
     program = Program(scale=scale, softcap=softcap)
     if isinstance(mask, MaskInfo):

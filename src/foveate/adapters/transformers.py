@@ -41,7 +41,7 @@ _registered: dict[_Routed, set[object]] = {}
 class Visit(Protocol):
     """One attached set of methods looking at one attention call."""
 
-    def base(self, options: Mapping[str, Any], implicit_causal: bool) -> Base:
+    def base(self, own: str | None, options: Mapping[str, Any], implicit_causal: bool) -> Base:
         """The model's own program for this call."""
         ...
 
@@ -78,8 +78,13 @@ class _Routed(str):
     own: str | None
 
     def __new__(cls, own: str | None) -> _Routed:
+        from transformers.modeling_utils import AttentionInterface
+
         own = own.own if isinstance(own, _Routed) else own
-        self = super().__new__(cls, "eager" if own is None else own)
+        name = "eager" if own is None else own
+        if name == "eager" and not hasattr(AttentionInterface, "get_interface"):
+            name = "foveate"  # transformers before 5.6 looks nothing up for a model on "eager"
+        self = super().__new__(cls, name)
         self.own = own
         return self
 
@@ -157,7 +162,7 @@ def _attend(
         if implicit is None:
             implicit = getattr(module, "is_causal", True)
         # the eager functions mask what they are told to mask; the others go by is_causal
-        base = visits[0].base(options, bool(implicit) and own not in (None, "eager"))
+        base = visits[0].base(own, options, bool(implicit) and own not in (None, "eager"))
         program = base.program
         for index, visit in enumerate(visits):
             program = visit.edit(program, index)

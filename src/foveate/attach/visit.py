@@ -64,15 +64,15 @@ class Visit:
         self.hits = hits
         self.edited: Edited | None = None
 
-    def base(self, options: Mapping[str, Any], implicit_causal: bool) -> Base:
+    def base(self, own: str | None, options: Mapping[str, Any], implicit_causal: bool) -> Base:
         """The model's own program, made once a forward for all layers that share its terms."""
         site, (q, k, v) = self.place.site, self.tensors
-        scale, cap, bias, sinks = own_terms(site.module, options)
+        terms = scale, cap, bias, sinks = own_terms(site.module, own, options)
         key = (id(self.call), id(self.mask), scale, cap, id(bias), id(sinks), implicit_causal)
         found = self.frame.cache.get(key)
         if found is None:
             found = self.frame.cache[key] = base_program(
-                site, self.mask, q, k, v, options,
+                site, self.mask, q, k, v, terms,
                 implicit_causal=implicit_causal,
                 q_start=self.call.q_offset,
                 queries=self.frame.decoder_queries,
