@@ -217,7 +217,26 @@ def test_generate_with_an_encoder(name: str, stack: str, monkeypatch: pytest.Mon
     assert torch.equal(got, want)
     assert run.calls[0].sites == {"encoder": 2}
     assert [call.step for call in run.calls[1:]] == list(range(9))
+    with fv.attach(model, *methods, regions={"r": region()}):
+        static = model.generate(**given, **GREEDY, cache_implementation="static")
+    assert torch.equal(static, want)
     mass = run.results["mass:r"]
     assert mass.stacks == [stack]
     assert mass.prefill.shape == (2, 2, 4, 11 if stack == "encoder" else 1)
     assert stack == "encoder" or mass.decode.shape == (2, 2, 4, 8)
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+@torch.no_grad()
+def test_the_decoder_behind_an_encoder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own tokens are regions by the length it began with; what it adds is `generated`."""
+    given = inputs(name, padded="right")
+    del given["decoder_input_ids"]
+    model = build(name)
+    methods = (fv.Emphasize("start", 0.5), fv.Emphasize("generated", 8.0))
+    with fv.attach(model, *methods, regions={"start": torch.ones(1, dtype=torch.bool)}) as run:
+        got = model.generate(**given, **GREEDY)
+    with gained(monkeypatch, torch.ones(2, 1, dtype=torch.bool), 0.5, "decoder", 11, generated=8.0):
+        want = build(name, "eager").generate(**given, **GREEDY)
+    assert torch.equal(got, want)
+    assert [call.phase for call in run.calls] == ["prefill", "prefill"] + ["decode"] * 8

@@ -155,6 +155,23 @@ def test_gradients_go_through_gains_and_measures() -> None:
             assert torch.allclose(got[head], slope, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss", "deepseek_v3", "bart", "t5"])
+def test_gradients_of_the_models_own_parameters(name: str) -> None:
+    """Sinks, position biases and soft-caps learn as they do without us."""
+
+    def gradients(*methods: Any) -> dict[str, Any]:
+        model = build(name)
+        with fv.attach(model, *methods):
+            logits(model(**inputs(name))).square().mean().backward()
+        return {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+
+    want, got = gradients(), gradients(fv.Measure(fv.max(), fv.received(), stack="all"))
+    assert want.keys() == got.keys()
+    for key, value in want.items():
+        # a key's bias has the gradient 0
+        assert float((got[key] - value).abs().max()) <= 1e-6 + 1e-4 * float(value.abs().max()), key
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradients_under_checkpointing_are_the_same(reentrant: bool) -> None:
     """A checkpoint computes a layer again in the backward, when the forward is long closed."""

@@ -76,6 +76,7 @@ class _Routed(str):
     """
 
     own: str | None
+    _hash: int
 
     def __new__(cls, own: str | None) -> _Routed:
         from transformers.modeling_utils import AttentionInterface
@@ -86,10 +87,11 @@ class _Routed(str):
             name = "foveate"  # transformers before 5.6 looks nothing up for a model on "eager"
         self = super().__new__(cls, name)
         self.own = own
+        self._hash = hash(("foveate", own))
         return self
 
     def __hash__(self) -> int:
-        return hash(("foveate", self.own))
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, _Routed):

@@ -52,10 +52,9 @@ class Emphasize:
 
     Notes
     -----
-    Scaling attention to marked spans as a steering method: PASTA (Zhang et al., 2023, "Tell Your
-    Model Where to Attend"), eq. 2, which downweights the rest at selected heads; that is the same
-    rewrite up to renormalisation. Adding a constant to the logits of marked keys: Selective Prompt
-    Anchoring.
+    PASTA (Zhang et al., "Tell Your Model Where to Attend", 2023) scales the attention to all
+    *other* tokens by ``alpha`` at selected heads and renormalises: the same rewrite with
+    ``gain = 1 / alpha`` and ``heads=``.
 
     Examples
     --------
