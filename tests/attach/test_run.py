@@ -84,6 +84,33 @@ def test_a_method_that_does_not_say_which_sites_are_alike_is_asked_at_each() -> 
 
 
 @torch.no_grad()
+def test_layers_of_one_program_share_one_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveate.attach import visit
+
+    class Plain:
+        scope = Scope()
+
+        def rewrite(self, program: Program, site: Any, call: Call) -> Program:
+            return program.with_gain("r", 2.0)
+
+    made = []
+    plan = visit.plan
+    monkeypatch.setattr(visit, "plan", lambda *a: made.append(a) or plan(*a))
+    for methods, plans in (
+        ([Plain()], 1),
+        ([fv.Emphasize("r", 2.0), fv.Measure(fv.mass("r"))], 1),
+        ([fv.Emphasize("r", 2.0, heads=[1])], 1),
+        ([fv.Emphasize("r", {0: 2.0, 1: 3.0})], 2),
+        ([fv.Emphasize("r", 2.0, layers=0), fv.Measure(fv.mass("r"))], 2),
+    ):
+        made.clear()
+        model = build("llama")
+        with fv.attach(model, *methods, regions=R):
+            model(**inputs("llama"))
+        assert len(made) == plans, methods
+
+
+@torch.no_grad()
 def test_coverage_says_what_was_passed_over_and_why() -> None:
     model = build("bart")
     with fv.attach(model, fv.Measure(fv.entropy(), layers=0)) as run:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..adapters.calls import Base, base_program, own_terms
 from ..engine.measures import Read
-from ..engine.planner import plan
+from ..engine.planner import Plan, plan
 from ..engine.program import Output, Program
 from ..errors import FoveateError
 from .frame import Frame
@@ -162,17 +162,25 @@ class Visit:
 
         ``check`` is called before a plan is made.
         """
-        found = self.frame.cache.get(id(program))
-        if found is None:  # the program is held with its plan: its identity names the entry
-            if self.frame.attentions:
-                raise FoveateError(
-                    "output_attentions=True was asked for while methods are attached; edited "
-                    "attention is never a matrix, so there is none to return. Ask for what you "
-                    "need of it: fv.Measure(fv.rows(…), fv.top(k), fv.block_map(n))."
-                )
-            check()
-            found = self.frame.cache[id(program)] = (plan(program, base.shapes), program)
+        cache = self.frame.cache
+        found = cache.get(id(program))
+        if found is None:
+            key = ("plan", id(base), *_signature(program))
+            made, _ = cache.get(key) or (self._plan(base, program, check), program)
+            # the program is held with its plan: what names the entries must outlive them
+            found = cache[id(program)] = made, program
+            cache.setdefault(key, found)
         return found[0].run(*self.tensors)
+
+    def _plan(self, base: Base, program: Program, check: Callable[[], None]) -> Plan:
+        if self.frame.attentions:
+            raise FoveateError(
+                "output_attentions=True was asked for while methods are attached; edited "
+                "attention is never a matrix, so there is none to return. Ask for what you "
+                "need of it: fv.Measure(fv.rows(…), fv.top(k), fv.block_map(n))."
+            )
+        check()
+        return plan(program, base.shapes)
 
     def collect(self, output: Output, program: Program) -> None:
         """Record what was read."""
@@ -210,3 +218,17 @@ def _only(value: Tensor, heads: tuple[int, ...]) -> Tensor:
     kept[list(heads)] = True
     hole = float("nan") if value.is_floating_point() else -1
     return torch.where(kept.view(1, -1, *[1] * (value.dim() - 2)), value, hole)
+
+
+def _signature(program: Program) -> tuple[Any, ...]:
+    """Equal for programs that compute the same; tensors are told apart by identity."""
+    parts: list[Any] = [program.scale, program.causal, program.q_offset, program.softcap]
+    parts += [program.reads, tuple((name, id(mask)) for name, mask in program.regions.items())]
+    for gain in program.gains:
+        value = gain.value
+        parts.append((gain.region, id(value) if isinstance(value, Tensor) else value))
+    for pair in program.score_terms:
+        parts.append(tuple(map(id, pair)))
+    held = (program.pattern, program.key_bias, program.bias, program.sinks)
+    parts += map(id, (*held, program.head_scale, program.queries))
+    return tuple(parts)
