@@ -240,3 +240,27 @@ def test_the_decoder_behind_an_encoder(name: str, monkeypatch: pytest.MonkeyPatc
         want = build(name, "eager").generate(**given, **GREEDY)
     assert torch.equal(got, want)
     assert [call.phase for call in run.calls] == ["prefill", "prefill"] + ["decode"] * 8
+
+
+@torch.no_grad()
+def test_a_cache_is_continued_under_another_attachment() -> None:
+    from transformers import DynamicCache
+
+    model, ids = build("llama"), inputs("llama", length=14)["input_ids"]
+    cache = DynamicCache(config=model.config)
+    model(ids[:, :11], past_key_values=cache)
+    methods = (fv.Emphasize("r", 6.0), fv.Measure(fv.mass("r"), fv.mass("generated")))
+    for regions in ({"r": region()}, {"r": region(), "s": torch.ones(11, dtype=torch.bool)}):
+        with fv.attach(model, *methods, regions=regions) as run:
+            got = [model(ids[:, i : i + 1], past_key_values=cache).logits for i in range(11, 14)]
+        assert [(c.phase, c.step, c.start) for c in run.calls] == [
+            ("decode", i - 10, i) for i in range(11, 14)
+        ]
+        assert float(run.results["mass:generated"].decode[..., 0].max()) < 1.0
+        cache.crop(-3)
+    with fv.attach(model, fv.Measure(fv.mass("generated"))) as bare:
+        model(ids[:, 11:12], past_key_values=cache)
+    seen = bare.results["mass:generated"].decode
+    assert 0.0 < float(seen.min()) and float(seen.max()) < 1.0
+    # the keys of the prompt were made without the gain; the rest is as in one run
+    assert torch.isfinite(torch.cat(got, 1)).all()

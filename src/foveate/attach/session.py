@@ -199,7 +199,9 @@ class Session:
                 if frame.recording:
                     self._steps[site.stack] = step
                     self.seen = max(self.seen, q_start + queries)
-                    if not decode:
+                    if decode:  # behind a prefill that ran before: what is there was not generated
+                        self._born.setdefault(site.stack, q_start)
+                    else:
                         self._born[site.stack] = q_start + queries
                         if q_start == 0:
                             self._begun[site.stack] = queries
