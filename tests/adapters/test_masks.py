@@ -79,11 +79,9 @@ def test_the_program_sees_what_the_matrix_shows(
         assert torch.equal(program.queries, mask[:, start : start + shape[0]])
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if rule_of(FUNCTIONS[n]).parts])
 def test_key_ranges_hold_all_that_is_visible(name: str) -> None:
     rule = rule_of(FUNCTIONS[name])
-    if not rule.parts:
-        pytest.skip("no pattern")
     pattern = MaskPattern(rule, 0, torch.arange(2))
     keys = torch.arange(12)
     for start in range(12):

@@ -176,9 +176,9 @@ def base_program(
     else:
         shape = f" of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else ""
         raise FoveateError(
-            f"{site.name} was given a {type(mask).__name__}{shape} as its attention mask; "
-            f"foveate reads "
-            "2-D padding masks and 4-D masks [B, 1, Sq, Sk]: pass one of these to the model."
+            f"{site.name} was given a {type(mask).__name__}{shape} as its attention mask; foveate "
+            "reads 2-D padding masks and 4-D masks [B, 1, Sq, Sk]: pass one of these to the "
+            "model."
         )
     if cross:
         program = program.evolve(q_offset=q_start, queries=queries())
@@ -214,6 +214,5 @@ def _with_position_bias(program: Program, bias: Tensor, query: Tensor, key: Tens
 def _refuse_sinks(site: Site, sinks: Tensor) -> Tensor:
     raise FoveateError(
         f"{site.name} has sinks of shape {tuple(sinks.shape)}; foveate knows one logit per head "
-        f"only: "
-        "leave this site out with layers= or stack=."
+        "only: leave this site out with layers= or stack=."
     )

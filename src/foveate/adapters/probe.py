@@ -89,10 +89,8 @@ def probe(
         if error > (5e-2 if query.dtype.itemsize < 4 else 1e-3):
             raise FoveateError(
                 f"{type(module).__name__}'s own attention is not the one foveate would compute "
-                f"for it "
-                f"(outputs differ by {error:.2g} of their size): it does something of its own, and "
-                "nothing measured or edited there would be true. Leave its sites out with "
-                "layers= or "
-                "stack=, or attach without methods."
+                f"for it (outputs differ by {error:.2g} of their size): it does something of its "
+                "own, and nothing measured or edited there would be true. Leave its sites out "
+                "with layers= or stack=, or attach without methods."
             )
     _passed.add(topic)

@@ -128,8 +128,7 @@ def own_function(module: nn.Module, own: str | None) -> Callable[..., Any]:
     if function is None:
         raise FoveateError(
             f"{type(module).__name__} has no eager attention function and {own!r} is not "
-            f"registered: "
-            "give the model another attn_implementation."
+            "registered: give the model another attn_implementation."
         )
     return function
 
@@ -231,8 +230,7 @@ def refuse(
         what = ", ".join(strange) or f"{len(args)} positional argument(s)"
         raise FoveateError(
             f"{name}'s attention takes {what}, which foveate does not know how to say: leave its "
-            f"sites "
-            "out with layers= or stack=, or attach without methods."
+            "sites out with layers= or stack=, or attach without methods."
         )
 
 

@@ -187,8 +187,7 @@ def _sites_of(model: Any) -> list[Site]:
     if type(model).__name__ == "OptimizedModule":
         raise FoveateError(
             "attach was given a compiled model; what is compiled cannot be routed: attach to the "
-            "model "
-            "itself, before torch.compile (model._orig_mod)."
+            "model itself, before torch.compile (model._orig_mod)."
         )
     found = sites(model)
     if found:
@@ -263,7 +262,6 @@ def _no_key_twice(places: Sequence[Place]) -> None:
                 if key in keys:
                     raise FoveateError(
                         f"Two methods measure {key!r} at {place.site.name}: give one of them "
-                        f"another "
-                        "key with as_=, or another scope."
+                        "another key with as_=, or another scope."
                     )
                 keys[key] = method

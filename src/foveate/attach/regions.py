@@ -26,8 +26,7 @@ def _as_mask(name: str, given: Any) -> Tensor:
         what = f"{mask.dtype} {list(mask.shape)}" if mask is not None else repr(given)
         raise FoveateError(
             f"Region {name!r} is {what}; a region is a bool tensor [S] or [B, S], True at its "
-            f"tokens: "
-            "mask = torch.zeros(S, dtype=torch.bool); mask[3:7] = True."
+            "tokens: mask = torch.zeros(S, dtype=torch.bool); mask[3:7] = True."
         )
     return mask[0] if mask.dim() == 2 and mask.shape[0] == 1 else mask
 
@@ -167,8 +166,8 @@ class Regions:
             if batch % mask.shape[0]:
                 raise FoveateError(
                     f"Region {name!r} has {mask.shape[0]} rows and {site.name} runs a batch of "
-                    f"{batch}: "
-                    "the rows must be the batch's, or divide it (beams, num_return_sequences)."
+                    f"{batch}: the rows must be the batch's, or divide it (beams, "
+                    "num_return_sequences)."
                 )
             mask = mask.repeat_interleave(batch // mask.shape[0], dim=0)
         part = mask[..., kv_start : kv_start + keys]

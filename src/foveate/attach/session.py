@@ -92,11 +92,9 @@ class Session:
         if not frame.stacks:
             raise FoveateError(
                 f"A forward of {type(module).__name__} reached none of the {len(self._places)} "
-                f"attached "
-                "attention sites. Its implementation was changed inside the attach block "
+                "attached attention sites. Its implementation was changed inside the attach block "
                 "(set_attn_implementation), or it attends by a way of its own "
-                "(reorder_and_upcast_attn "
-                "of GPT-2, say)."
+                "(reorder_and_upcast_attn of GPT-2, say)."
             )
         if self._model.training:  # layer drop leaves layers out
             return
@@ -109,10 +107,9 @@ class Session:
                 ]
                 raise FoveateError(
                     f"A forward of {type(module).__name__} reached {count} of "
-                    f"{self._depths[stack]} "
-                    f"attention sites of stack {stack!r}; not reached: {', '.join(absent[:4])}. "
-                    f"What "
-                    "was measured or edited would be a part of it: run the whole stack."
+                    f"{self._depths[stack]} attention sites of stack {stack!r}; not reached: "
+                    f"{', '.join(absent[:4])}. What was measured or edited would be a part of it: "
+                    "run the whole stack."
                 )
 
     def _frame(self) -> Frame:
@@ -156,9 +153,8 @@ class Session:
                 if first >= self.seen:
                     raise FoveateError(
                         f"{method!r} acted nowhere: region {name!r} begins at position {first}, "
-                        f"and the "
-                        f"model saw {self.seen} tokens. Give the model the prompt's own inputs: "
-                        "model.generate(**prompt.inputs)."
+                        f"and the model saw {self.seen} tokens. Give the model the prompt's own "
+                        "inputs: model.generate(**prompt.inputs)."
                     )
 
     # -- calls -------------------------------------------------------------------------------------
