@@ -11,7 +11,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
 HEAD = """# Figures
 
 Made by `make bench` (`python -m benchmarks`), side by side in one run: the candidates in turn; the
-ratio is the median over the rounds of candidate / baseline of the same round. This page is written
+ratio is the median over the rounds of candidate / baseline of the same round (of the seconds, or of
+what the row names: memory, errors, how much faster). This page is written
 by that command from `benchmarks/results/*.json`.
 """
 

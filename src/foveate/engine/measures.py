@@ -18,6 +18,9 @@ key                 shape                    meaning
 ``max``             ``[B, Hq, Sq]``          the largest probability of a row
 =================== ======================== =====================================================
 
+``distance_signed`` is made by ``distance(signed=True)``. To read one thing before and after the
+gains, give one of them another key with ``as_=``.
+
 All are float32 (float64 for float64 inputs and from the reference). A row with nothing visible
 reads 0 everywhere.
 """

@@ -114,3 +114,7 @@ class Output:
     out: Tensor
     lse: Tensor
     measures: dict[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{key} {list(t.shape)}" for key, t in self.measures.items()) or "none"
+        return f"Output(out {list(self.out.shape)}, lse {list(self.lse.shape)}; measures: {sizes})"
