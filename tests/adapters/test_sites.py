@@ -93,15 +93,24 @@ def test_two_stacks_of_a_kind_have_two_names() -> None:
     }
 
 
-def test_modules_out_of_reach_are_named() -> None:
+def test_how_a_site_is_reached() -> None:
     import transformers
 
     with torch.device("meta"):
         falcon = transformers.FalconForCausalLM(transformers.FalconConfig(num_hidden_layers=1))
         siglip = transformers.SiglipVisionModel(transformers.SiglipVisionConfig())
-    assert sites(falcon) == []
-    assert list(unreachable(falcon)) == [("transformer.h.0.self_attention", "FalconAttention")]
-    assert [kind for _, kind in unreachable(siglip)] == ["MultiheadAttention"]
+    assert [site.reach for site in sites(falcon)] == ["intercepted"]
+    assert {site.reach for site in sites(siglip)} == {"interface", "intercepted"}
+    assert [s.name for s in sites(siglip) if s.reach == "intercepted"] == ["head.attention"]
+
+
+def test_modules_out_of_reach_are_named() -> None:
+    class LinearAttention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * x.cumsum(1)
+
+    model = nn.Sequential(LinearAttention())
+    assert sites(model) == [] and list(unreachable(model)) == [("0", "LinearAttention")]
     assert sites(nn.Linear(2, 2)) == [] and list(unreachable(nn.Linear(2, 2))) == []
 
 

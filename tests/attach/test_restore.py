@@ -18,6 +18,7 @@ from torch import nn
 
 import foveate as fv
 from families import NAMES, build, inputs, logits
+from foveate.adapters import dispatch
 from foveate.adapters import transformers as switchboard
 
 REGION = {"r": torch.arange(11) < 4}
@@ -31,8 +32,8 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {
         "attention": dict(AttentionInterface._global_mapping),
         "masks": dict(AttentionMaskInterface._global_mapping),
-        "listeners": dict(switchboard._listeners),
-        "switched": {key: set(entry.owners) for key, entry in switchboard._switched.items()},
+        "listeners": dict(dispatch._listeners),
+        "switched": {key: set(entry.owners) for key, entry in dispatch._switched.items()},
         "registered": {key: set(owners) for key, owners in switchboard._registered.items()},
     }
     for name, module in model.named_modules():

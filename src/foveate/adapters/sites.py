@@ -1,7 +1,8 @@
 """Where a model attends: the attention sites, their addresses and stacks.
 
-An attention *site* is a module whose code dispatches through transformers' attention interface. Its
-address is its qualified module name. Sites are numbered in module order within a *stack*:
+An attention *site* is a module that attends: its code dispatches through transformers' attention
+interface, or calls SDPA, or writes the softmax out (:mod:`.reach`). Its address is its qualified
+module name. Sites are numbered in module order within a *stack*:
 
 ============ =======================================================================================
 ``decoder``  decoder self-attention; the only stack of a decoder-only model
@@ -28,12 +29,15 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Site", "dispatcher", "sites", "unreachable"]
+from .reach import causal as looks_causal
+from .reach import reach
+
+__all__ = ["Site", "dispatcher", "heads_of", "sites", "unreachable"]
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"
 _dispatchers: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
 
-_CROSS = re.compile(r"cross|enc_?dec|encoder_attn|encoder_decoder")
+_CROSS = re.compile(r"cross|enc_?dec|encoder_attn|encoder_decoder|multihead_attn$")
 _VISION = re.compile(r"^(vision|visual|vit$|image_)")
 _AUDIO = re.compile(r"^audio")
 _TEXT = re.compile(r"^text_(model|encoder)")
@@ -60,6 +64,9 @@ class Site:
     kind : str
         ``decoder``, ``encoder``, ``cross``, ``vision``, ``text`` or ``audio``: what the stack is,
         even where its name is longer.
+    reach : {"interface", "rebound", "intercepted"}
+        How its calls are come by: through transformers' attention interface, on a copy of the
+        module's code, or by watching its forward.
     """
 
     ref: weakref.ref[nn.Module]
@@ -69,6 +76,7 @@ class Site:
     depth: int
     heads: int | None
     kind: str
+    reach: str = "interface"
 
     @property
     def module(self) -> nn.Module:
@@ -111,7 +119,8 @@ def _dispatcher(cls: type) -> tuple[Mapping[str, Any], str] | None:
     return None
 
 
-def _heads(module: nn.Module) -> int | None:
+def heads_of(module: nn.Module) -> int | None:
+    """How many query heads a module says it has."""
     for attribute in ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_q_heads"):
         value = getattr(module, attribute, None)
         if isinstance(value, int) and value > 0:
@@ -149,8 +158,32 @@ def _kind(model: nn.Module, owner: nn.Module, module: nn.Module, parts: list[str
         return "encoder"
     if causal is None:
         can_generate = getattr(model, "can_generate", None)
-        causal = bool(can_generate()) if callable(can_generate) else True
+        if callable(can_generate):
+            causal = bool(can_generate())
+        elif hasattr(model, "patch_embed") or hasattr(owner, "patch_embed"):  # timm
+            return "vision"
+        else:
+            causal = looks_causal(module)
     return "decoder" if causal else "encoder"
+
+
+def _reached(model: nn.Module) -> dict[str, str]:
+    """The modules that attend, by address, and how their calls are come by."""
+    found = {}
+    for name, module in model.named_modules():
+        how = "interface" if dispatcher(type(module)) is not None else reach(module)
+        if how is not None:
+            found[name] = how
+    # what is watched must attend by itself: a module around others that do is only their frame
+    return {
+        name: how
+        for name, how in found.items()
+        if how != "intercepted" or not any(_inside(other, name) for other in found)
+    }
+
+
+def _inside(name: str, of: str) -> bool:
+    return name != of and (not of or name.startswith(f"{of}."))
 
 
 def sites(model: nn.Module) -> list[Site]:
@@ -158,8 +191,9 @@ def sites(model: nn.Module) -> list[Site]:
     models = {"": model} | {name: m for name, m in model.named_modules() if _is_model(m)}
     groups: dict[tuple[str, str], list[tuple[str, nn.Module]]] = {}
     order: list[tuple[str, nn.Module, tuple[str, str]]] = []
+    reached = _reached(model)
     for name, module in model.named_modules():
-        if dispatcher(type(module)) is None:
+        if name not in reached:
             continue
         parts = name.split(".") if name else []
         owner = next(
@@ -182,8 +216,9 @@ def sites(model: nn.Module) -> list[Site]:
                 stack=names[group],
                 layer=counts[group],
                 depth=len(groups[group]),
-                heads=_heads(module),
+                heads=heads_of(module),
                 kind=group[0],
+                reach=reached[name],
             )
         )
         counts[group] += 1
@@ -205,7 +240,7 @@ def unreachable(model: nn.Module) -> Iterator[tuple[str, str]]:
 
     What a report must not pass over in silence: their attention is neither measured nor edited.
     """
-    reached = [name for name, m in model.named_modules() if dispatcher(type(m)) is not None]
+    reached = _reached(model)
     for name, module in model.named_modules():
         if "attention" not in type(module).__name__.lower():
             continue

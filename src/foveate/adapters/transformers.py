@@ -1,4 +1,4 @@
-"""The switchboard: an attached transformers model's attention calls pass through here.
+"""transformers: calls that dispatch through its attention interface.
 
 An attention function and a mask function are registered while a model is attached, and the configs
 its modules read are pointed at them. Which model is attached is decided by the calling module's
@@ -9,80 +9,25 @@ runs exactly the function and the mask it would have run.
 from __future__ import annotations
 
 import sys
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from inspect import Parameter, signature
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..engine.program import Output, Program
 from ..errors import FoveateError
 from .calls import Base
+from .dispatch import Own, lock, route, switch
 from .masks import MaskInfo
 from .probe import probe
 from .sites import REGISTRY, dispatcher
 
-__all__ = ["Listener", "Visit", "connect", "own_function", "unwind"]
+__all__ = ["connect", "own_function"]
 
 _FIELD = "_attn_implementation_internal"
-_MISSING: Any = object()
-
-_lock = threading.RLock()
-_listeners: weakref.WeakKeyDictionary[nn.Module, tuple[Listener, ...]] = weakref.WeakKeyDictionary()
-_switched: dict[tuple[int, str], _Switched] = {}
 _registered: dict[_Routed, set[object]] = {}
-
-
-class Visit(Protocol):
-    """One attached set of methods looking at one attention call."""
-
-    tensors: tuple[Tensor, Tensor, Tensor]
-
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the methods make of the call's tensors."""
-        ...
-
-    def base(self, own: str | None, options: Mapping[str, Any], implicit_causal: bool) -> Base:
-        """The model's own program for this call."""
-        ...
-
-    def edit(self, program: Program, index: int) -> Program:
-        """What the methods make of the program of the ``index`` attachments outside this one."""
-        ...
-
-    def run(self, base: Base, program: Program, check: Callable[[], None]) -> Output:
-        """Plan (after ``check``) and run the final program."""
-        ...
-
-    @property
-    def handles_outputs(self) -> bool:
-        """Whether a method looks at the head outputs."""
-        ...
-
-    def outputs(self, out: Tensor) -> Tensor:
-        """What the methods make of the head outputs ``[B, Hq, Sq, Dv]``."""
-        ...
-
-    def collect(self, output: Output, program: Program) -> None:
-        """Take what was measured."""
-        ...
-
-    def count(self) -> None:
-        """Note whether the call was edited or measured, where :meth:`collect` is not called."""
-        ...
-
-
-class Listener(Protocol):
-    """What is attached to a model."""
-
-    def visit(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Visit | None:
-        """Be told of a call; None where no method has anything to do."""
-        ...
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -172,50 +117,29 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The registered attention function."""
-    visits = []
-    for listener in _listeners.get(module, ()):
-        visit = listener.visit(module, query, key, value, attention_mask)
-        if visit is not None:
-            visits.append(visit)
-    for visit in visits:
-        query, key, value = visit.inputs(query, key, value)
-    if visits:
-        for visit in visits:
-            visit.tensors = query, key, value
-        implicit = options.get("is_causal")
-        if implicit is None:
-            implicit = getattr(module, "is_causal", True)
-        # the eager functions mask what they are told to mask; the others go by is_causal
-        base = visits[0].base(own, options, bool(implicit) and own not in (None, "eager"))
-        program = base.program
-        for index, visit in enumerate(visits):
-            program = visit.edit(program, index)
-        if program is not base.program:
-            _refuse_dropout(module, options)
+    implicit = options.get("is_causal")
+    if implicit is None:
+        implicit = getattr(module, "is_causal", True)
 
-            def check() -> None:
-                refuse(module, own, options, args)
-                function = own_function(module, own)
-                probe(base, query, key, value, attention_mask, options, module, function, own)
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Any:
+        mask = attention_mask.original if isinstance(attention_mask, MaskInfo) else attention_mask
+        return own_function(module, own)(module, q, k, v, mask, *args, **options)
 
-            output = visits[0].run(base, program, check)
-            out = output.out
-            for visit in visits:
-                out = visit.outputs(out)
-                visit.collect(output, program)
-            return out.transpose(1, 2).contiguous(), None
-    if isinstance(attention_mask, MaskInfo):
-        attention_mask = attention_mask.original
-    function = own_function(module, own)
-    found = function(module, query, key, value, attention_mask, *args, **options)
-    if any(visit.handles_outputs for visit in visits):
-        out = found[0].transpose(1, 2)  # [B, Sq, Hq, Dv] in transformers
-        for visit in visits:
-            out = visit.outputs(out)
-        found = (out.transpose(1, 2).contiguous(), *found[1:])
-    for visit in visits:
-        visit.count()
-    return found
+    def heads(found: Any) -> Tensor:
+        return found[0].transpose(1, 2)  # [B, Sq, Hq, Dv] in transformers
+
+    def check(base: Base, q: Tensor, k: Tensor, v: Tensor) -> None:
+        refuse(module, own, options, args)
+        probe(base, q, k, v, attention_mask, options, module, own_function(module, own), own)
+
+    # the eager functions mask what they are told to mask; the others go by is_causal
+    causal = bool(implicit) and own not in (None, "eager")
+    out, found = route(
+        module, query, key, value, attention_mask, Own(run, heads, own, options, causal, check)
+    )
+    if out is None:
+        return found
+    return out.transpose(1, 2).contiguous(), None if found is None else found[1]
 
 
 # -- what cannot be said as a program --------------------------------------------------------------
@@ -231,15 +155,6 @@ def _unknown(function: Callable[..., Any]) -> tuple[str, ...]:
     parameters = signature(function).parameters.values()
     kinds = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
     return tuple(p.name for p in parameters if p.kind not in kinds and p.name not in _KNOWN)
-
-
-def _refuse_dropout(module: nn.Module, options: Mapping[str, Any]) -> None:
-    if options.get("dropout"):
-        raise FoveateError(
-            f"{type(module).__name__} drops attention weights (p={options['dropout']}) and methods "
-            "are attached; foveate computes attention without dropout: call model.eval() or set "
-            "attention_dropout=0."
-        )
 
 
 def refuse(
@@ -269,17 +184,6 @@ def refuse(
 
 
 # -- connecting ------------------------------------------------------------------------------------
-@dataclass
-class _Switched:
-    """An attribute that is switched: of what, for whom, and what it was."""
-
-    holder: Any
-    name: str
-    was: Any
-    now: Any
-    owners: set[object] = field(default_factory=set)
-
-
 def _configs(model: nn.Module) -> Iterator[Any]:
     """Every config a module of ``model`` may read, with the configs inside."""
     seen: set[int] = set()
@@ -296,46 +200,27 @@ def _configs(model: nn.Module) -> Iterator[Any]:
             yield config
 
 
-def connect(
-    owner: object,
-    listener: Listener,
-    model: nn.Module,
-    modules: Iterable[nn.Module],
-    undo: list[Callable[[], None]],
-) -> None:
-    """Route the attention of ``modules`` through ``listener``.
-
-    Each step is preceded by its own undoing on ``undo``, and every undoing may run twice or before
-    its step: an interrupt between any two instructions finds on the list all that it takes to go
-    back.
+def connect(owner: object, model: nn.Module, undo: list[Callable[[], None]]) -> None:
+    """Route what dispatches through the attention interface, by the configs of ``model``.
 
     Parameters
     ----------
     owner : object
         Whose connection this is: an identity, unique among connections.
-    listener : Listener
     model : torch.nn.Module
         Its configs are switched.
-    modules : iterable of torch.nn.Module
-        The attention modules of ``model``.
     undo : list
         Filled with the undoings, to be run last first.
     """
-    for module in modules:
-        undo.append(partial(_forget, module, listener))
-        with _lock:
-            _listeners[module] = (*_listeners.get(module, ()), listener)
     for module in model.modules():
-        if vars(module).get("_compiled_call_impl") is not None:  # module.compile()
-            _switch(module, "_compiled_call_impl", None, owner, undo)
         if hasattr(module, "get_compiled_call"):  # generate with a static cache
-            _switch(module, "get_compiled_call", partial(_plain_call, module), owner, undo)
+            switch(module, "get_compiled_call", partial(_plain_call, module), owner, undo)
     for config in _configs(model):
         own = vars(config).get(_FIELD)
         routed = own if isinstance(own, _Routed) else _Routed(own)
         undo.append(partial(_unregister, routed, owner))
         _register(routed, owner)
-        _switch(config, _FIELD, routed, owner, undo)
+        switch(config, _FIELD, routed, owner, undo)
 
 
 def _plain_call(module: nn.Module, compile_config: Any = None) -> Any:
@@ -343,70 +228,12 @@ def _plain_call(module: nn.Module, compile_config: Any = None) -> Any:
     return module.__call__
 
 
-def _switch(
-    holder: Any, name: str, value: Any, owner: object, undo: list[Callable[[], None]]
-) -> None:
-    """Set an attribute until the last owner is gone."""
-    undo.append(partial(_restore, holder, name, owner))
-    with _lock:
-        entry = _switched.get((id(holder), name))
-        if entry is None:
-            entry = _Switched(holder, name, vars(holder).get(name, _MISSING), value)
-            _switched[id(holder), name] = entry
-        entry.owners.add(owner)
-        vars(holder)[name] = entry.now
-
-
-def unwind(undo: list[Callable[[], None]], again: bool = True) -> None:
-    """Run the undoings, last first, all of them, whatever is raised on the way.
-
-    One that was interrupted runs once more; one that fails twice is passed over, and its error
-    raised at the end.
-    """
-    try:
-        while undo:
-            undo[-1]()
-            undo.pop()
-            again = True
-    finally:
-        if undo:
-            if not again:
-                undo.pop()
-            unwind(undo, not again)
-
-
-def _forget(module: nn.Module, listener: Listener) -> None:
-    with _lock:
-        rest = tuple(other for other in _listeners.get(module, ()) if other is not listener)
-        if rest:
-            _listeners[module] = rest
-        else:
-            _listeners.pop(module, None)
-
-
-def _restore(holder: Any, name: str, owner: object) -> None:
-    with _lock:
-        entry = _switched.get((id(holder), name))
-        if entry is None:
-            return
-        entry.owners.discard(owner)
-        if entry.owners:
-            return
-        # what a user chose meanwhile stays
-        if vars(holder).get(name, _MISSING) is entry.now:
-            if entry.was is _MISSING:
-                del vars(holder)[name]
-            else:
-                vars(holder)[name] = entry.was
-        del _switched[id(holder), name]
-
-
 def _register(routed: _Routed, owner: object) -> None:
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
 
     masks, attentions = AttentionMaskInterface._global_mapping, AttentionInterface._global_mapping
-    with _lock:
+    with lock:
         _registered.setdefault(routed, set()).add(owner)
         masks.setdefault(routed, partial(_mask, routed.own))
         if routed not in attentions:
@@ -417,7 +244,7 @@ def _unregister(routed: _Routed, owner: object) -> None:
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
 
-    with _lock:
+    with lock:
         owners = _registered.get(routed, set())
         owners.discard(owner)
         if not owners:

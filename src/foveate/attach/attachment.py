@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from ..adapters.connect import connect
+from ..adapters.dispatch import unwind
 from ..adapters.sites import Site, sites, unreachable
 from ..errors import FoveateError
 from ..results import Results
@@ -107,7 +109,6 @@ class Attachment:
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Run:
-        from ..adapters.transformers import connect, unwind
 
         if self._model is None:
             raise FoveateError("This attachment was used already: call fv.attach(…) again.")
@@ -120,7 +121,7 @@ class Attachment:
                 module.register_forward_hook(_Hook(session, "closing"), always_call=True)
             for method, here in self._session.scopes:
                 self._hang(method, here, model, session)
-            connect(session, session, model, session.modules(), self._undo)
+            connect(session, model, session.sites(), self._undo)
             return self._run
         except BaseException:
             unwind(self._undo)
@@ -149,8 +150,6 @@ class Attachment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        from ..adapters.transformers import unwind
-
         unwind(self._undo)
         if kind is None:
             self._session.check_met()
@@ -158,8 +157,6 @@ class Attachment:
     def __del__(self) -> None:
         # an interrupt before the first line of __exit__, or a generator that held the block dropped
         if getattr(self, "_undo", None):
-            from ..adapters.transformers import unwind
-
             unwind(self._undo)
 
 

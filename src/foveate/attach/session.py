@@ -52,9 +52,9 @@ class Session:
         prompt = regions.prompt_length
         self._prompt = 0 if prompt is None else prompt
 
-    def modules(self) -> list[nn.Module]:
-        """The attention modules."""
-        return [place.site.module for place in self._places.values()]
+    def sites(self) -> list[Site]:
+        """The attention sites."""
+        return [place.site for place in self._places.values()]
 
     # -- forwards ----------------------------------------------------------------------------------
     def models(self) -> Iterator[nn.Module]:
@@ -159,8 +159,10 @@ class Session:
                     )
 
     # -- calls -------------------------------------------------------------------------------------
-    def visit(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Visit | None:
-        """See :class:`foveate.adapters.transformers.Listener`."""
+    def visit(
+        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, scores: bool = False
+    ) -> Visit | None:
+        """See :class:`foveate.adapters.dispatch.Listener`."""
         place = self._places[id(module)]
         frame = self._frame()
         site = place.site
@@ -169,14 +171,16 @@ class Session:
         frame.hits[id(place)] = hits + 1
         if not hits:
             frame.stacks[site.stack] = frame.stacks.get(site.stack, 0) + 1
+        # scores are a matrix, and no other layer's: nothing made of them is kept for the forward
+        cache: dict[Any, Any] = {} if scores else frame.cache
         key = (site.stack, id(mask), q.shape, k.shape, v.shape, q.dtype, q.device)
-        known = frame.cache.get(key)
+        known = cache.get(key)
         if known is None:
-            known = frame.cache[key] = (self._call(frame, site, q, k, v, mask), mask)
+            known = cache[key] = (self._call(frame, site, q, k, v, mask), mask)
         call = known[0]
         for method in place.methods:
             if method.scope.now(call.phase, call.step):
-                return Visit(self, frame, place, call, (q, k, v), mask, hits)
+                return Visit(self, frame, place, call, (q, k, v), mask, hits, cache)
         return None
 
     def _call(self, frame: Frame, site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Call:

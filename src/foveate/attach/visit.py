@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Edited", "Visit"]
 
+_WANTS = {"inputs": "queries, keys and values", "outputs": "head outputs"}
+
 
 @dataclass(eq=False)
 class Edited:
@@ -51,12 +53,13 @@ class Visit:
     """One session's part in one attention call."""
 
     __slots__ = (
-        "call", "changed", "edited", "frame", "hits", "mask", "place", "session", "tensors"
+        "cache", "call", "changed", "edited", "frame", "hits", "mask", "place", "session", "tensors"
     )  # fmt: skip
 
     def __init__(
         self, session: Session, frame: Frame, place: Place, call: Call,
         tensors: tuple[Tensor, Tensor, Tensor], mask: Any, hits: int,
+        cache: dict[Any, Any],
     ) -> None:  # fmt: skip
         self.session = session
         self.frame = frame
@@ -65,6 +68,7 @@ class Visit:
         self.tensors = tensors
         self.mask = mask
         self.hits = hits
+        self.cache = cache  # of the forward, or of this call alone
         self.edited: Edited | None = None
         self.changed = False  # whether a method changed the tensors themselves
 
@@ -73,9 +77,9 @@ class Visit:
         site, (q, k, v) = self.place.site, self.tensors
         terms = scale, cap, bias, sinks = own_terms(site.module, own, options)
         key = (id(self.call), id(self.mask), scale, cap, id(bias), id(sinks), implicit_causal)
-        found = self.frame.cache.get(key)
+        found = self.cache.get(key)
         if found is None:
-            found = self.frame.cache[key] = base_program(
+            found = self.cache[key] = base_program(
                 site, self.mask, q, k, v, terms,
                 implicit_causal=implicit_causal,
                 q_start=self.call.q_offset,
@@ -115,6 +119,17 @@ class Visit:
             out = found
         return out
 
+    def only_program(self, who: str) -> None:
+        """Raise where a method wants the tensors of a call that has only scores."""
+        for method in self._methods():
+            for part in ("inputs", "outputs"):
+                if hasattr(method, part):
+                    raise FoveateError(
+                        f"{method!r} works on {_WANTS[part]}, and {self.place.site.name} ({who}) "
+                        "writes its attention out: foveate sees its scores there and nothing "
+                        "else. Leave it out with layers= or stack=."
+                    )
+
     @property
     def handles_outputs(self) -> bool:
         """Whether a method here looks at the head outputs."""
@@ -127,9 +142,9 @@ class Visit:
         """
         looks = any(getattr(method, "looks", False) for method in self.place.methods)
         key = (id(program), index, id(self.call), self.place.alike)
-        edited = None if looks else self.frame.cache.get(key)  # what is seen is never the same
+        edited = None if looks else self.cache.get(key)  # what is seen is never the same
         if edited is None:
-            edited = self.frame.cache[key] = self._edit(program, index)
+            edited = self.cache[key] = self._edit(program, index)
         if edited.why:
             self.place.why |= edited.why
         self.edited = edited
@@ -219,7 +234,7 @@ class Visit:
 
         ``check`` is called before a plan is made.
         """
-        cache = self.frame.cache
+        cache = self.cache
         found = cache.get(id(program))
         if found is None:
             key = ("plan", id(base), *_signature(program))

@@ -1,0 +1,140 @@
+"""Code copied with other globals: what a function calls by a module-level name is exchanged.
+
+``F.scaled_dot_product_attention`` in a module's forward is a name looked up in the globals of its
+file. A copy of the forward whose globals hold ours in that place calls us, and nothing else in the
+process does: no global is patched, no call is wrapped, gradients recompute through it and compilers
+trace it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+
+__all__ = ["ATTENDS", "calls", "copied", "copyable", "mentions", "named"]
+
+# The names of functions that attend.
+ATTENDS = ("scaled_dot_product_attention", "dispatch_attention_fn")
+_DEEP = 3  # how far a call is followed through functions of the same package
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _codes(const)
+
+
+def named(function: FunctionType) -> set[str]:
+    """Every name that the code of a function speaks of, keywords of its calls included."""
+    found: set[str] = set()
+    for code in _codes(function.__code__):
+        found.update(code.co_names)
+        for const in code.co_consts:  # the keywords of a call are a tuple of strings
+            if isinstance(const, tuple):
+                found.update(name for name in const if isinstance(name, str))
+    return found
+
+
+def mentions(function: FunctionType, names: tuple[str, ...]) -> bool:
+    """Whether the code of a function names one of ``names`` itself."""
+    return not named(function).isdisjoint(names)
+
+
+def _helpers(function: FunctionType) -> Iterator[tuple[str, FunctionType, bool]]:
+    """Functions of its own package that a function names: name, function, whether undecorated."""
+    package = (function.__module__ or "").split(".")[0]
+    for name in sorted(named(function)):
+        value = function.__globals__.get(name)
+        found = inspect.unwrap(value) if callable(value) else None
+        if (
+            isinstance(found, FunctionType)
+            and found is not function
+            and (found.__module__ or "").split(".")[0] == package
+        ):
+            yield name, found, found is value
+
+
+@cache
+def calls(function: FunctionType, names: tuple[str, ...] = ATTENDS, deep: int = _DEEP) -> bool:
+    """Whether a function calls one of ``names``, by itself or through functions of its package."""
+    if mentions(function, names):
+        return True
+    return deep > 0 and any(calls(helper, names, deep - 1) for _, helper, _ in _helpers(function))
+
+
+@cache
+def copyable(function: FunctionType, names: tuple[str, ...] = ATTENDS, deep: int = _DEEP) -> bool:
+    """Whether every such call is made from code that a copy can hold (no decorator between)."""
+    return deep == 0 or all(
+        plain and copyable(helper, names, deep - 1)
+        for _, helper, plain in _helpers(function)
+        if calls(helper, names, deep - 1)
+    )
+
+
+def copied(function: FunctionType, replace: Mapping[str, Any], deep: int = _DEEP) -> FunctionType:
+    """A copy of a function in whose globals the names of ``replace`` are exchanged.
+
+    Parameters
+    ----------
+    function : function
+    replace : mapping of str to callable
+        What to call in place of a function of that name, be it a global itself or looked up in
+        ``torch.nn.functional``.
+
+    Returns
+    -------
+    function
+        On the same code, with the same defaults and closure. Its globals are a copy: the file's own
+        stay as they are.
+    """
+    own = function.__globals__
+    names = dict(own)
+    if mentions(function, tuple(replace)):
+        for name in named(function):
+            value = own.get(name)
+            if name in replace and name in own:
+                names[name] = replace[name]
+            elif value is torch or value is torch.nn or value is torch.nn.functional:
+                names[name] = _stand_in(value, replace)
+    for name, helper, plain in _helpers(function) if deep > 0 else ():
+        if plain and name not in replace and calls(helper, tuple(replace), deep - 1):
+            names[name] = copied(helper, replace, deep - 1)
+    twin = FunctionType(
+        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+    )
+    twin.__kwdefaults__ = function.__kwdefaults__
+    twin.__dict__.update(function.__dict__)
+    for name in ("__module__", "__qualname__", "__doc__", "__annotations__"):
+        setattr(twin, name, getattr(function, name))
+    return twin
+
+
+def _stand_in(module: ModuleType, replace: Mapping[str, Any]) -> ModuleType:
+    """``torch``, ``torch.nn`` or ``torch.nn.functional`` with other functions in it."""
+    twin = _StandIn(module)
+    if module is torch.nn.functional:
+        vars(twin).update(replace)
+    elif module is torch.nn:
+        vars(twin)["functional"] = _stand_in(torch.nn.functional, replace)
+    else:
+        vars(twin)["nn"] = _stand_in(torch.nn, replace)
+    return twin
+
+
+class _StandIn(ModuleType):
+    """Has a module's names, and falls back on it for those it makes when asked."""
+
+    def __init__(self, module: ModuleType) -> None:
+        super().__init__(module.__name__)
+        vars(self).update(vars(module))
+        vars(self)["_stands_for"] = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_stands_for"], name)
