@@ -1,0 +1,183 @@
+"""A small configuration of any class: what its fields are called says what they may become.
+
+Every width is the same (32), so that parts which must fit each other do. Fields that no rule knows
+keep their default; what a class derives from others when it is not given is left to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["WIDTH", "tiny"]
+
+WIDTH, HEADS, HEAD, LAYERS, VOCAB, IMAGE = 32, 4, 8, 2, 64, 32
+Rule = Callable[[Any], Any]
+
+
+def _to(value: int) -> Rule:
+    """At most ``value``, in every place of a list."""
+
+    def rule(old: Any) -> Any:
+        if isinstance(old, list | tuple):
+            return type(old)(rule(one) for one in old)
+        return min(old, value) if isinstance(old, int) and not isinstance(old, bool) else old
+
+    return rule
+
+
+def _exactly(value: Any) -> Rule:
+    def rule(old: Any) -> Any:
+        if isinstance(old, list | tuple):
+            return type(old)(rule(one) for one in old)
+        return value if isinstance(old, int) and not isinstance(old, bool) and old > 0 else old
+
+    return rule
+
+
+def _always(value: Any) -> Rule:
+    return lambda old: value
+
+
+def _image(old: Any) -> Any:
+    if isinstance(old, Mapping):
+        return dict.fromkeys(old, IMAGE)
+    return _exactly(IMAGE)(old)
+
+
+def _patch(old: Any) -> Any:
+    return _to(8)(old)
+
+
+def _layers(old: Any) -> Any:
+    return _to(1 if isinstance(old, list | tuple) else LAYERS)(old)
+
+
+def _kinds(old: Any) -> Any:
+    """Two layers of different kinds, in their order."""
+    if not isinstance(old, list | tuple) or len(old) <= LAYERS:
+        return old
+    kinds = list(dict.fromkeys(old))
+    return type(old)((kinds + kinds)[:LAYERS])
+
+
+RULES: list[tuple[str, Rule]] = [
+    (r"_token_(id|index|ids)$|^(boi|eoi|boa|eoa|image|video|audio)_token", lambda old: old),
+    (r"type_vocab_size$", lambda old: old),
+    (r"vocab_size(_per_layer_input)?$", _to(VOCAB)),
+    (r"(layer_types|layers_block_type|indexer_types|mlp_layer_types|no_rope_layers)$", _kinds),
+    (r"(key_value|kv)_heads$|^num_key_value_heads$", lambda old: min(old, 2) if old else old),
+    (r"(attention_heads|num_heads|n_heads?|encoder_num_attention_heads)$", _exactly(HEADS)),
+    (r"(intermediate_size|ffn_dim|d_ff|mlp_dim|ffn_hidden_size|n_inner|d_inner)$", _exactly(48)),
+    (
+        r"(num_hidden_layers|num_layers|n_layers?|(en|de)coder_layers|^depths?|depth"
+        r"|(en|de)coder_depth|num_(en|de)coder_layers|layer_depths)$",
+        _layers,
+    ),
+    (
+        r"^(hidden_size|d_model|n_embd|embed_dim|dim|emb_dim|hidden_dim|.*_hidden_size"
+        r"|.*_hidden_dim|.*projection_dim|embedding_size|hidden_sizes|.*_embed_dim|embed_dims"
+        r"|output_dim|.*_embedding_dim|pooler_output_size|d_embed|reassemble_hidden_size"
+        r"|neck_hidden_sizes|attention_size|.*_projection_size|proj_dim|hidden_channels"
+        r"|d_text|text_dim|vision_dim|.*_d_model)$",
+        _exactly(WIDTH),
+    ),
+    (r"^(head_dim|attention_head_dim|d_kv|d_head|dim_head|global_head_dim|.*head_dim)$", _exactly(HEAD)),
+    (
+        r"(max_position_embeddings|n_positions|max_(source|target)_positions|max_seq(uence)?_len"
+        r"(gth)?|context_length|n_ctx|max_2d_position_embeddings)$",
+        _to(128),
+    ),
+    (r"image_size$", _image),
+    (r"^patch_sizes?$", _patch),
+    (r"moe_intermediate_size|expert_ffn", _exactly(16)),
+    (r"(experts_per_tok|top_?k_experts|moe_topk|moe_k|num_selected_experts)$", _to(2)),
+    (r"(n|num)_(shared_)?experts?$|num_(local|routed|zero)_experts|n_routed_experts"
+     r"|moe_num_(shared_)?experts", _to(4)),
+    (r"^(n_group|topk_group)$", _exactly(1)),
+    (r"lora_rank$", _exactly(16)),
+    (r"^first_k_dense_replace$", _to(1)),
+    (r"^(sliding_window|attention_window|local_attention|attention_chunk_size)$", _to(6)),
+    (r"^num_queries$", _to(8)),
+    (r"^(deepstack_visual_indexes|global_attn_indexes)$", lambda old: type(old)([0])),
+    (r"^fullatt_block_indexes$", lambda old: type(old)([1])),
+]  # fmt: skip
+
+
+def tiny(cls: type, overrides: Mapping[str, Any] | None = None, default: Any = None) -> Any:
+    """A small instance of a configuration class.
+
+    Parameters
+    ----------
+    cls : type
+        A subclass of transformers' ``PreTrainedConfig``.
+    overrides : mapping, optional
+        Values that win over the rules; a mapping under the name of a nested configuration is for
+        that one. ``...`` leaves a field to the class.
+    default : PreTrainedConfig, optional
+        An instance to shrink instead of the class's default.
+    """
+    return cls(**arguments(cls, overrides, default))
+
+
+def arguments(cls: Any, overrides: Mapping[str, Any] | None, default: Any = None) -> dict[str, Any]:
+    """What :func:`tiny` hands the class."""
+    wanted = dict(overrides or {})
+    plain = "__plain__" in wanted
+    wanted.pop("__plain__", None)
+    given: dict[str, Any] = {}
+    if default is None:
+        nested = {k: v for k, v in wanted.items() if not isinstance(v, Mapping) and v is not ...}
+        try:
+            default = cls()
+        except Exception:  # a class with no default, or one whose default is not valid
+            default = cls(**nested)
+    values = vars(default)
+    names = {f.name: f.default for f in dataclasses.fields(cls)} if not plain else {}
+    for name, unset in names.items():
+        value = values.get(name)
+        if hasattr(value, "to_dict") and hasattr(value, "model_type"):
+            over = wanted.pop(name, {})
+            if over is ...:
+                continue
+            if isinstance(over, Mapping):
+                inner = over.get("__class__", type(value))
+                over = {k: v for k, v in over.items() if k != "__class__"}
+                same = value if inner is type(value) else None
+                given[name] = tiny(inner, over, same)
+            else:
+                given[name] = over
+        elif name not in wanted and unset is not None and value is not None:
+            new = _shrunk(name, value)
+            if new != value:
+                given[name] = new
+    given |= {name: value for name, value in wanted.items() if value is not ...}
+    for name in [name for name, value in wanted.items() if value is ...]:
+        given.pop(name, None)
+    return _tokens(values, given, wanted)
+
+
+def _shrunk(name: str, value: Any) -> Any:
+    for pattern, rule in RULES:
+        if re.search(pattern, name):
+            return rule(value)
+    return value
+
+
+_SPECIAL = re.compile(r"_token_(id|index|ids)$|^(mask|unk|lang|sep)_index$")
+_PLAIN = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+
+
+def _tokens(values: Mapping[str, Any], given: dict[str, Any], wanted: Any) -> dict[str, Any]:
+    """Special tokens inside the small vocabulary, each with a number of its own."""
+    free = iter(range(VOCAB - 1, 2, -1))
+    for name, value in values.items():
+        if name in wanted or not _SPECIAL.search(name) or isinstance(value, bool):
+            continue
+        if isinstance(value, int) and value >= 0:
+            given[name] = _PLAIN[name] if name in _PLAIN else next(free)
+        elif isinstance(value, list) and value and all(isinstance(one, int) for one in value):
+            given[name] = [_PLAIN[name]] if name in _PLAIN else [next(free) for _ in value]
+    return given

@@ -1,0 +1,52 @@
+"""Attaching changes nothing: outputs and the model itself, bit for bit."""
+
+from __future__ import annotations
+
+from ..attach import attach
+from .state import changed, snapshot
+from .subject import Failed, Subject
+
+__all__ = ["passthrough", "restore"]
+
+
+def passthrough(subject: Subject) -> float:
+    """The outputs under an attachment without methods, and after it, are those of before."""
+    base = subject.base
+    with attach(subject.model) as run:
+        inside = subject.run()
+    if not subject.equal(inside, base):
+        raise Failed("the outputs under attach differ", subject.gap(inside, base))
+    if not run.calls:
+        raise Failed("no forward was seen")
+    after = subject.run()
+    if not subject.equal(after, base):
+        raise Failed("the outputs after detaching differ", subject.gap(after, base))
+    return 0.0
+
+
+class _Stop(Exception):
+    pass
+
+
+def restore(subject: Subject) -> None:
+    """After the block, and after an error inside it, the model is what it was."""
+    first = snapshot(subject.model)
+    subject.run()
+    before = snapshot(subject.model)
+    restless = changed(first, before)  # what the forward itself changes
+    with attach(subject.model):
+        subject.run()
+    _same(changed(before, snapshot(subject.model)) - restless, "after the block")
+    try:
+        with attach(subject.model):
+            subject.run()
+            raise _Stop
+    except _Stop:
+        pass
+    _same(changed(before, snapshot(subject.model)) - restless, "after an error in the block")
+
+
+def _same(names: set[str], when: str) -> None:
+    if names:
+        shown = ", ".join(sorted(names)[:3])
+        raise Failed(f"{when} {len(names)} things are not what they were: {shown}")
