@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from foveate.engine import measures
 from foveate.errors import FoveateError
@@ -231,10 +235,6 @@ def test_pandas_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_shows_itself() -> None:
     results, _ = filled()
     assert "'entropy'" in repr(results) and "2 layers" in repr(results)
-    picture = results._repr_html_()
-    assert picture.count("<rect") == 2 * H and "layer 1, head 2" in picture
-    put(results, torch.rand(B, H, 4), key="mass:<b>")
-    assert "<b>" not in results["mass:<b>"]._repr_html_()
     assert repr(Results()) == "Results(nothing recorded)"
 
 
@@ -265,3 +265,159 @@ def test_recording_costs_microseconds() -> None:
     for step in range(1, 2001):
         put(results, value, step=step, q=step)
     assert (time.perf_counter() - start) / 2000 < 50e-6  # about 2 µs; wide, machines are shared
+
+
+# -- kept ------------------------------------------------------------------------------------------
+def same(one: Results, other: Results) -> None:
+    """Everything that can be asked of the two has one answer."""
+    assert list(one) == list(other) and one.stacks == other.stacks and repr(one) == repr(other)
+    for key in one:
+        assert one[key].stacks == other[key].stacks
+        for stack in one[key].stacks:
+            a, b = one[key].stack(stack), other[key].stack(stack)
+            assert (a.axis, a.layers, a.steps) == (b.axis, b.layers, b.steps)
+            assert torch.equal(a.positions, b.positions)
+            for phase in ("prefill", "decode"):
+                if a.axis == "block" and phase == "decode":
+                    continue
+                x, y = getattr(a, phase), getattr(b, phase)
+                assert x.dtype == y.dtype and x.shape == y.shape
+                assert torch.equal(x.nan_to_num(-7), y.nan_to_num(-7))
+                p, q = a.real(phase), b.real(phase)
+                assert (p is None and q is None) or torch.equal(p, q)
+            if not key.endswith(".indices"):
+                assert torch.equal(a.mean().nan_to_num(-7), b.mean().nan_to_num(-7))
+            assert a.to_pandas().equals(b.to_pandas())
+
+
+def everything() -> Results:
+    """All kinds of measures, two stacks, chunks, decode, padding, a batch that changes, holes."""
+    reads = [measures.received(as_="got"), measures.block_map(4), measures.rows([0])]
+    results = Results({"decoder": 3, "cross": [0, 2]}, [*reads, measures.top(2)])
+    g = torch.Generator().manual_seed(0)
+    real = torch.tensor([[False, True, True, True], [True] * 4])
+    for layer in (0, 2):
+        for start in (0, 4):
+            put(results, torch.rand(B, H, 4, generator=g), layer=layer, q=start, queries=real)
+            put(results, torch.rand(B, H, start + 4, generator=g), key="got", layer=layer, q=start)
+        put(results, torch.rand(B, H, 4, 4, generator=g), key="block_map", layer=layer)
+        put(results, torch.rand(B, H, 1, 8, generator=g), key="rows", layer=layer)
+        put(results, torch.rand(B, H, 4, 2, generator=g).half(), key="top.values", layer=layer)
+        tops = torch.randint(-1, 4, (B, H, 4, 2), generator=g)
+        put(results, tops, key="top.indices", layer=layer, kv=3)
+        put(results, torch.rand(B, H, 4, generator=g).double(), key="mass:é | ü", stack="cross",
+            layer=layer)  # fmt: skip
+    for step in (1, 2):
+        put(results, torch.rand(4, H, 1, generator=g), layer=2, step=step, q=7 + step)
+        put(results, torch.full((B, H, 1), float("nan")).bfloat16(), key="max", step=step, q=7)
+    return results
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    results = everything()
+    path = results.save(tmp_path / "results.safetensors")
+    again = Results.load(path)
+    same(results, again)
+    same(again, Results.load(again.save(tmp_path / "again")))
+    with pytest.raises(FoveateError, match="positions of keys"):
+        again["top.indices"].mean()
+    put(again, torch.rand(B, H, 4), layer=0)  # it is alive: a new sequence begins
+    assert again["entropy"].stack("decoder").positions.tolist()[:4] == [0, 1, 2, 3]
+
+
+@given(
+    layers=st.integers(1, 3),
+    chunks=st.lists(st.integers(1, 4), min_size=0, max_size=3),
+    steps=st.integers(0, 3),
+    batch=st.integers(1, 2),
+    padded=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_sequence_comes_back(
+    tmp_path_factory: Any, layers: int, chunks: list[int], steps: int, batch: int, padded: bool,
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
+    if not chunks and not steps:
+        return
+    results, start = Results({"decoder": layers}), 0
+    for size in chunks:
+        real = torch.rand(batch, size) > 0.3 if padded else None
+        for layer in range(layers):
+            value = torch.rand(batch, H, size).to(dtype)
+            put(results, value, layer=layer, q=start, queries=real)
+        start += size
+    for step in range(1, steps + 1):
+        for layer in range(layers):
+            put(results, torch.rand(batch, H, 1).to(dtype), layer=layer, step=step, q=start + step)
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    same(results, Results.load(results.save(path)))
+
+
+def test_a_graph_is_not_saved(tmp_path: Path) -> None:
+    results = Results({"decoder": 1})
+    put(results, torch.rand(B, H, 4, requires_grad=True) * 2)
+    again = Results.load(results.save(tmp_path / "r"))
+    assert not again["entropy"].prefill.requires_grad and results["entropy"].prefill.requires_grad
+
+
+def test_layers_share_their_padding_in_the_file(tmp_path: Path) -> None:
+    results, real = Results({"decoder": 9}), torch.ones(B, 400, dtype=torch.bool)
+    for layer in range(9):
+        put(results, torch.zeros(B, H, 400), layer=layer, queries=real)
+    values = 9 * B * H * 400 * 4
+    assert results.save(tmp_path / "r").stat().st_size < values + B * 400 + 2000
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "r", "pt") as file:
+        assert sorted(file.keys()) == ["entropy | decoder | float32", "padding 0"]
+
+
+def test_what_cannot_be_saved_or_loaded(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(FoveateError, match="nothing was recorded"):
+        Results({"decoder": 2}).save(tmp_path / "r")
+    results, _ = filled()
+    with pytest.raises(FoveateError, match=r"cannot be written to .*no/r'"):
+        results.save(tmp_path / "no" / "r")
+    with pytest.raises(FoveateError, match="cannot be written"):
+        results.save(tmp_path)
+
+    path = tmp_path / "r"
+    with pytest.raises(FoveateError, match=r"cannot be read from .*r': .*run\.results\.save"):
+        Results.load(path)
+    for text in (b"", b"{}", b"not a file of ours at all, but long enough"):
+        path.write_bytes(text)
+        with pytest.raises(FoveateError, match="cannot be read"):
+            Results.load(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(FoveateError, match="without them"):
+        Results.load(path)
+    head = {"format": "foveate results, version 9"}
+    save_file({"x": torch.zeros(1)}, path, metadata={"foveate": json.dumps(head)})
+    with pytest.raises(FoveateError, match=r"version 9.*reads 'foveate results, version 1'"):
+        Results.load(path)
+    save_file({"x": torch.zeros(1)}, path, metadata={"foveate": "no JSON"})
+    with pytest.raises(FoveateError, match="cannot be read"):
+        Results.load(path)
+    head = {"format": "foveate results, version 1", "stacks": {}, "shapes": {}, "log": {}}
+    row = ["prefill", 0, 0, 0, "float32", 0, [1], None]
+    head["log"] = {"entropy": {"decoder": {"0": [row]}}}
+    save_file({"x": torch.zeros(1)}, path, metadata={"foveate": json.dumps(head)})
+    with pytest.raises(FoveateError, match=r"it has no 'entropy \| decoder \| float32'"):
+        Results.load(path)
+
+
+def test_a_second_turn_counts_its_steps_anew() -> None:
+    """Three steps, a further piece of the prompt, two steps: nothing of the first three is left."""
+    results = Results({"decoder": 1})
+    put(results, torch.zeros(B, H, 4))
+    for step in (1, 2, 3):
+        put(results, torch.full((B, H, 1), 1.0), step=step, q=3 + step)
+    put(results, torch.zeros(B, H, 2), q=7)
+    for step in (1, 2):
+        put(results, torch.full((B, H, 1), 2.0), step=step, q=8 + step)
+    series = results["entropy"]
+    assert series.steps == [1, 2] and bool((series.decode == 2.0).all())
+    assert series.positions.tolist() == [0, 1, 2, 3, 7, 8]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.sites import sites
+from ..display import heat
 from ..errors import FoveateError
-from ..results import _heat
 from ._artefact import keep, kept
 from ._model import ModelId
 
@@ -232,7 +232,7 @@ class HeadScores:
         return figure
 
     def _repr_html_(self) -> str:
-        return _heat(self.values, range(self.layers), f"{self.kind} · {self.model.name}")
+        return heat(self.values, range(self.layers), f"{self.kind} · {self.model.name}")
 
     def __repr__(self) -> str:
         chosen = self.top(min(3, self._scored)) if self._scored else ()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...display import heat
 from ...errors import FoveateError
-from ...results import _heat
 from .._artefact import keep, kept
 from .._model import ModelId
 from ..scores import Heads, HeadScores
@@ -164,7 +164,7 @@ class PatchScores:
 
     def _repr_html_(self) -> str:
         grid, _ = self._grid()
-        return _heat(grid, range(grid.shape[0]), self._title())
+        return heat(grid, range(grid.shape[0]), self._title())
 
     def __repr__(self) -> str:
         base, other = float(self.base.mean()), float(self.other.mean())

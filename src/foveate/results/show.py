@@ -1,0 +1,120 @@
+"""How results show themselves in a notebook."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .. import display
+
+if TYPE_CHECKING:
+    from .log import Results
+    from .series import Series
+
+__all__ = ["results", "series", "unit"]
+
+_UNITS = {"entropy": "nats", "distance": "tokens", "distance_signed": "tokens", "max": "share"}
+
+
+def unit(key: str) -> str:
+    """The unit of a measure, by its key; empty where the key does not tell."""
+    return "share of attention" if key.startswith("mass:") else _UNITS.get(key, "")
+
+
+def results(given: Results) -> str:
+    """A table of what was measured; behind it a picture of each."""
+    if not given:
+        return f"<pre>{html.escape(repr(given))}</pre>"
+    rows, pictures = [], []
+    for key in given:
+        whole = given[key]
+        for stack in whole.stacks:
+            rows.append(_row(whole.stack(stack), stack))
+        pictures.append(display.folded(key, series(whole), shown=not pictures))
+    head = ("measure", "stack", "unit", "layers × heads", "prefill", "decode steps", "mean")
+    head += ("strongest head",)
+    return display.lines(display.table(head, rows, words=3), *pictures)
+
+
+def series(given: Series) -> str:
+    """Pictures of one measure, stack by stack."""
+    parts = []
+    for stack in [given.name] if given.name else given.stacks:
+        one = given.stack(stack)
+        parts += _pictures(one, f"{given.key} · {stack}", unit(given.key))
+    return display.lines(*parts)
+
+
+def _row(one: Series, stack: str) -> tuple[str, ...]:
+    prefill, steps = _some(one, "prefill"), len(one.steps)
+    size = "–" if prefill is None else " × ".join(map(str, prefill.shape[3:]))
+    calls = one._calls()
+    heads = max(c.value.shape[1] for records in calls.values() for c in records)
+    found = (one.key, stack, unit(one.key), f"{len(one.layers)} × {heads}", size, str(steps))
+    grid = _grid(one)
+    if grid is None or not bool(grid.isfinite().any()):
+        return (*found, "–", "–")
+    strongest = int(grid.nan_to_num(float("-inf")).argmax())
+    layer, head = divmod(strongest, grid.shape[1])
+    mean = f"{float(grid.nanmean()):.3g}"
+    return (*found, mean, f"{one.layers[layer]}.{head} ({float(grid[layer, head]):.3g})")
+
+
+def _some(one: Series, phase: str) -> Tensor | None:
+    """The phase's values, None where there are none."""
+    if one.axis == "block" and phase == "decode":
+        return None
+    value = one._assemble(phase).detach()
+    return value.float().cpu() if value.numel() else None
+
+
+def _grid(one: Series) -> Tensor | None:
+    """One number a head, ``[L, H]``: of the prefill, or of the decode steps if there is none."""
+    if one.key.endswith(".indices") or one.axis in ("block", "row"):
+        return None  # a position, or rows that always sum to one
+    phase = "decode" if _some(one, "prefill") is None else "prefill"
+    return one.mean(phase).detach().float().cpu()
+
+
+def _pictures(one: Series, title: str, measured: str) -> list[str]:
+    prefill, decode = _some(one, "prefill"), _some(one, "decode")
+    if one.key.endswith(".indices"):
+        return [f"<pre>{html.escape(repr(one))}</pre>"]
+    suffix = f", {measured}" if measured else ""
+    found = []
+    if one.axis == "block" and prefill is not None:
+        grid = prefill.nanmean((0, 1, 2))  # (n, n)
+        labels = range(len(grid))
+        title += " · mean of all heads"
+        return [display.heat(grid, labels, title, row="query block", column="key block")]
+    if (grid := _grid(one)) is not None:
+        where = "decode" if prefill is None else "prefill"
+        found.append(display.heat(grid, one.layers, f"{title}{suffix} · mean over the {where}"))
+        found.append(display.note(_strongest(one, grid)))
+    if one.axis in ("key", "row"):
+        value = decode if prefill is None else prefill
+        if value is not None:
+            value = value[..., -1, :] if one.axis == "row" else value
+            keys = value.nanmean((0, 1, 2))  # (Sk,)
+            what = "last row" if one.axis == "row" else "received"
+            line = f"{title} · {what} by key, mean of all heads"
+            found.append(display.line(keys, range(len(keys)), line, along="position"))
+            best = keys.nan_to_num(-1).topk(min(4, len(keys)))
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            found.append(display.note("most: " + ", ".join(f"{i} ({v:.3g})" for i, v in pairs)))
+    elif decode is not None and decode.shape[3] > 1:
+        over = [axis for axis in range(decode.ndim) if axis != 3]
+        line = f"{title}{suffix} · by decode step, mean of all heads"
+        found.append(display.line(decode.nanmean(over), one.steps, line, along="step"))
+    return found
+
+
+def _strongest(one: Series, grid: Tensor) -> str:
+    scored = grid.nan_to_num(float("-inf")).flatten()
+    best = scored.topk(min(4, int(grid.isfinite().sum())))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    places = [(*divmod(i, grid.shape[1]), value) for i, value in pairs]
+    named = ", ".join(f"{one.layers[layer]}.{head} ({v:.3g})" for layer, head, v in places)
+    return f"highest (layer.head): {named}" if named else ""

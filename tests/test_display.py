@@ -1,0 +1,141 @@
+"""The small pictures: escaped, self-contained, readable on light and dark pages, small for many
+heads; and what prompts, results and scores make of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from foveate import display
+from foveate.engine import measures
+from foveate.results import Results
+
+EVIL = "<script>alert(1)</script>\"'&<b>"
+B, H = 2, 3
+
+
+def self_contained(piece: str) -> str:
+    """No script, nothing fetched, no colour that a theme could hide; well formed."""
+    assert not re.search(r"<script|<link|<iframe|<img|\bon\w+=|url\(|@import", piece, re.IGNORECASE)
+    assert set(re.findall(r"https?://[^\"' ]*", piece)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"(?<![-\w])color:", piece)
+    stack: list[str] = []
+    for closing, tag, rest in re.findall(r"<(/?)([a-z]+)([^>]*)>", piece):
+        if closing:
+            assert stack.pop() == tag
+        elif not rest.endswith("/"):
+            stack.append(tag)
+    assert stack == []
+    return piece
+
+
+def filled(reads: tuple[Any, ...] = (), layers: int = 2, steps: int = 3) -> Results:
+    results = Results({"decoder": layers}, reads)
+    g = torch.Generator().manual_seed(0)
+    for layer in range(layers):
+        results.record(
+            "decoder", layer, "prefill", 0, "entropy", torch.rand(B, H, 5, generator=g),
+            q_start=0, kv_start=0,
+        )  # fmt: skip
+    for step in range(1, steps + 1):
+        for layer in range(layers):
+            value = torch.rand(B, H, 1, generator=g)
+            results.record(
+                "decoder", layer, "decode", step, "entropy", value, q_start=4 + step, kv_start=0
+            )
+    return results
+
+
+def test_a_heat_map_says_each_number_and_leaves_holes_empty() -> None:
+    grid = torch.tensor([[0.0, 0.5], [1.0, math.nan]])
+    piece = self_contained(display.heat(grid, [3, 7], EVIL))
+    assert "layer 7, head 0: 1" in piece and "layer 3, head 1: 0.5" in piece
+    fills = re.findall(r'fill="([^"]+)"><title>', piece)
+    assert fills[3] == "none" and fills[2].endswith(",1.00)") and fills[0].endswith(",0.06)")
+    assert "0 … 1" in piece
+
+
+@pytest.mark.parametrize("grid", [torch.full((2, 2), math.nan), torch.ones(2, 2), torch.ones(1, 1)])
+def test_a_flat_or_empty_grid_is_drawn(grid: torch.Tensor) -> None:
+    piece = self_contained(display.heat(grid, range(len(grid)), "x"))
+    assert piece.count("<rect") == grid.numel()
+
+
+def test_many_heads_stay_small() -> None:
+    """126 layers of 128 heads: no tip a cell, but every cell drawn once."""
+    grid = torch.rand(126, 128, generator=torch.Generator().manual_seed(0))
+    piece = self_contained(display.heat(grid, range(126), "x"))
+    assert len(piece) < 400_000
+    assert sum(path.count("M") for path in re.findall(r' d="([^"]+)"', piece)) == grid.numel()
+
+
+def test_a_line_is_cut_at_gaps_and_pooled_when_long() -> None:
+    values = torch.tensor([1.0, math.nan, 3, 2])
+    piece = self_contained(display.line(values, [1, 2, 3, 4], "x", along="step"))
+    path = re.findall(r'd="([^"]+)" fill="none" stroke="rgb\(', piece)[0]
+    assert path.count("M") == 2 and path.count("L") == 1
+    long = display.line(torch.arange(100_000.0), range(100_000), "x", along="position")
+    assert len(long) < 10_000 and "means of 334" in long and ">99999<" in long
+    for values in (torch.zeros(0), torch.ones(1), torch.full((3,), math.nan)):
+        self_contained(display.line(values, range(len(values)), "x", along="step"))
+
+
+def test_tables_and_folds_escape() -> None:
+    piece = self_contained(
+        display.lines(
+            display.table([EVIL], [[EVIL], [display.bar(0.5)]]),
+            display.folded(EVIL, display.note(EVIL)),
+            display.chip(EVIL, "rgba(1,2,3,.4)"),
+        )
+    )
+    assert "&lt;script&gt;" in piece and "width:50%" in piece
+    assert "width:0%" in display.bar(math.nan) and "width:100%" in display.bar(7.0)
+
+
+def test_results_are_a_table_and_pictures() -> None:
+    results = filled()
+    grid = results["entropy"].mean("prefill")
+    layer, head = divmod(int(grid.argmax()), H)
+    piece = self_contained(results._repr_html_())
+    assert f"{layer}.{head} ({grid.max():.3g})" in piece
+    assert piece.count("<rect") == 2 * H and "by decode step" in piece and "nats" in piece
+    for value in re.findall(r"layer 1, head 2: ([\d.e-]+)", piece):
+        assert float(value) == pytest.approx(float(grid[1, 2]), rel=1e-3)
+    key, value = f"mass:{EVIL}", torch.rand(B, H, 5)
+    results.record("decoder", 0, "prefill", 0, key, value, q_start=0, kv_start=0)
+    self_contained(results._repr_html_())
+    self_contained(Results()._repr_html_())
+
+
+def test_every_kind_of_measure_is_drawn() -> None:
+    reads = (measures.received(), measures.block_map(4), measures.rows([0]), measures.top(2))
+    results = filled(reads)
+    for key, value in {
+        "received": torch.rand(B, H, 5),
+        "block_map": torch.rand(B, H, 4, 4),
+        "rows": torch.rand(B, H, 1, 5),
+        "top.values": torch.rand(B, H, 5, 2),
+        "top.indices": torch.zeros(B, H, 5, 2, dtype=torch.long),
+        "max": torch.full((B, H, 5), math.nan),
+    }.items():
+        results.record("decoder", 0, "prefill", 0, key, value, q_start=0, kv_start=0)
+    piece = self_contained(results._repr_html_())
+    assert "by key" in piece and "query block 3, key block 3" in piece
+    for key in results:
+        self_contained(results[key]._repr_html_())
+    assert "<svg" not in results["top.indices"]._repr_html_()
+
+
+def test_decode_alone_and_two_stacks() -> None:
+    results = Results({"decoder": 1, "cross": 1})
+    for step in (1, 2):
+        for stack in ("decoder", "cross"):
+            value = torch.rand(B, H, 1)
+            results.record(stack, 0, "decode", step, "entropy", value, q_start=step, kv_start=0)
+    piece = self_contained(results._repr_html_())
+    assert "mean over the decode" in piece and piece.count("<rect") == 2 * H
+    assert "entropy · cross" in piece
