@@ -24,7 +24,7 @@ def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
     program : Program
     shapes : Shapes
         ``Shapes.of(q, k, v)``.
-    backend : {"auto", "sdpa", "reference"}
+    backend : {"auto", "sdpa", "flex", "reference"}
 
     Returns
     -------
@@ -97,7 +97,7 @@ def attention(
         they may be row-adaptive.
     measures : iterable of Read
         See :mod:`foveate.engine.measures` for the keys and shapes.
-    backend : {"auto", "sdpa", "reference"}
+    backend : {"auto", "sdpa", "flex", "reference"}
         ``reference`` is float64 and materialises the matrix.
 
     Returns

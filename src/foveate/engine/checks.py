@@ -163,7 +163,7 @@ def reads(
 
 
 def _device(name: str, t: Tensor, shapes: Shapes) -> None:
-    if t.device != shapes.device:
+    if t.device not in (shapes.device, shapes.home):  # the latter for a plan that is not to run
         raise FoveateError(
             f"{name} is on {t.device}; q, k and v are on {shapes.device}. Move it with .to()."
         )
@@ -299,7 +299,7 @@ def _pattern(pattern: Any, h: Shapes) -> None:
             f"pattern must be a Pattern object (with tile and key_range); {what} was given. A bool "
             "mask goes into bias=."
         )
-    i, j = (torch.arange(n, device=h.device) for n in (min(h.Sq, 2), min(h.Sk, 3)))
+    i, j = (torch.arange(n, device=h.home) for n in (min(h.Sq, 2), min(h.Sk, 3)))
     tile = pattern.tile(i, j)
     if not isinstance(tile, Tensor) or tile.dtype != torch.bool:
         raise FoveateError(f"{pattern!r}.tile must give a bool tensor; it gave {tile!r}.")

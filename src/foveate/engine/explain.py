@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .backends import sdpa, tiles
+from .backends import flex, sdpa, tiles
 from .value_columns import width_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def _pairs(plan: Plan) -> int:
     if plan.output == "tiles":
         blocks = tiles.row_blocks(plan.terms, h)
         return sum((b - a) * (hi - lo) for a, b, lo, hi in blocks)
+    if plan.output == "flex" and h.device.type in flex.FUSED:
+        return flex.pairs(plan.terms, h)
     if plan.output == "few" and plan.terms.causal:
         return h.Sq * max(0, min(h.Sk, plan.terms.q_offset + h.Sq))
     return h.Sq * h.Sk
@@ -37,18 +39,32 @@ def _interventions(plan: Plan) -> list[str]:
     found = []
     if plan.terms.key_mask is not None:
         found.append(
-            "key-only terms (padding, key biases, constant gains): a broadcast mask, no extra pass"
+            "key-only terms (padding, key biases, constant gains): "
+            + ("added in the kernel" if plan.output == "flex" else "a broadcast mask")
+            + ", no extra pass"
         )
     rank = sum(psi.shape[-1] for _, psi in plan.terms.columns)
     if rank:
         found.append(
             f"query-dependent terms of rank {rank}: "
             + (
-                "columns of Q and K, no extra pass"
-                if plan.output == "flash"
-                else "added a tile at a time, no extra pass"
+                {"flash": "columns of Q and K", "flex": "added in the kernel"}.get(
+                    plan.output, "added a tile at a time"
+                )
+                + ", no extra pass"
             )
         )
+    if plan.output == "flex":
+        dense = plan.terms.bias is not None
+        scores = ["the soft-cap"] * (plan.terms.softcap is not None) + ["the dense bias"] * dense
+        if scores:
+            found.append(f"{' and '.join(scores)}: in the kernel, no extra pass")
+        if plan.terms.pattern is not None:
+            own = hasattr(plan.terms.pattern, "visible")
+            found.append(
+                "the pattern: blocks it hides are skipped; in blocks seen in part "
+                + ("its own function is compiled in" if own else "its tiles are looked up")
+            )
     adaptive = sum(gain.adaptive for gain, _, _ in plan.terms.adaptive)
     if adaptive:
         found.append(
@@ -90,6 +106,9 @@ def explain(plan: Plan) -> str:
             lines.append(f"  head size {h.D} → {width}: {score} score and {value} value columns")
     elif plan.output == "few":
         lines.append("output: one flash call, no key copied (few queries)")
+    elif plan.output == "flex":
+        how = "compiled" if h.device.type in flex.FUSED else "uncompiled: it holds the matrix"
+        lines.append(f"output: FlexAttention, {how}, in blocks of {flex.BLOCK} ({plan.why})")
     elif plan.output == "tiles":
         blocks = tiles.row_blocks(plan.terms, h)
         lines.append(f"output: {len(blocks)} tile{'s' * (len(blocks) != 1)} of scores ({plan.why})")
@@ -100,9 +119,10 @@ def explain(plan: Plan) -> str:
     if keys:
         how = {"columns": "value columns", "tiles": "tiles", "reference": "the matrix"}[plan.reads]
         where = "in the same pass" if plan.one_pass else "in one more pass, float32"
+        aside = plan.output in ("tiles", "flex")  # whose reason is told above
         lines.append(
             f"measures: {keys}: by {how} {where}"
-            + (f" ({plan.why})" if plan.output != "tiles" else "")
+            + ("" if aside else f" ({plan.why})")
         )
         passes += not plan.one_pass
     for other in plan.more:
@@ -110,7 +130,8 @@ def explain(plan: Plan) -> str:
         if all(r.kind == "rows" for r in other.program.reads):
             lines.append(f"measures: {keys}: those rows recomputed")
             continue
-        lines.append(f"measures before the gains: {keys}: one more pass ({other.reads})")
+        before = " before the gains" if other.program.reads[0].at == "before" else ""
+        lines.append(f"measures{before}: {keys}: one more pass ({other.reads})")
         passes += 1
     pairs = _pairs(plan)
     flops = 4 * h.B * h.Hq * pairs * width * passes
@@ -128,7 +149,7 @@ def explain(plan: Plan) -> str:
 def _held(plan: Plan, width: int) -> int:
     """Bytes held beside inputs and output at the worst moment (contiguous inputs)."""
     h, wide = plan.shapes, plan.shapes.stat_dtype.itemsize
-    if plan.output == "reference":
+    if plan.output == "reference" or plan.output == "flex" and h.device.type not in flex.FUSED:
         return 3 * 8 * h.B * h.Hq * h.Sq * h.Sk
     tensors = h.B * (h.Hq * h.Sq + 2 * h.Hkv * h.Sk)
     if "tiles" in (plan.output, plan.reads):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import FoveateError
-from .backends import reference, sdpa, tiles
+from .backends import flex, reference, sdpa, tiles
 from .backends.flash import available
+from .measures import Read
 from .program import Output, Program
 from .shapes import FEW, Shapes
 from .terms import Terms, fold
 from .value_columns import by_column, columns_of, split_columns, width_of
 
-BACKENDS = ("auto", "sdpa", "reference")
+BACKENDS = ("auto", "sdpa", "flex", "reference")
 # From so many value columns on, wider heads cost the flash kernel more than tiles do.
 WIDE = 24
 
@@ -33,31 +35,34 @@ class Plan:
     ----------
     program, shapes, terms
         What it was made from, and the program's terms sorted by cost.
-    output : {"flash", "few", "tiles", "reference"}
-        What computes the output: flash pieces, one flash call that copies no key, or tiles of
-        scores.
+    output : {"flash", "few", "flex", "tiles", "reference"}
+        What computes the output: flash pieces, one flash call that copies no key, FlexAttention,
+        or tiles of scores.
     reads : {"none", "columns", "tiles", "reference"}
-        What takes the measures: value columns of a flash call, tiles, or the reference.
+        What takes the measures: value columns of a fused call, tiles, or the reference.
     one_pass : bool
         Whether output and measures share a pass.
     more : tuple of Plan
-        Measures taken beside: those with ``at="before"`` (without the gains), and a few rows of
-        ``P`` where nothing else needs the tiles.
+        Measures taken beside: those with ``at="before"`` (without the gains), and those that need
+        tiles where nothing else does.
     why : str
         The reason, for :meth:`explain`.
     learns : bool
         Whether a tensor of the program requires a gradient.
+    backend : str
+        The one asked for.
     """
 
     program: Program
     shapes: Shapes
     terms: Terms
-    output: Literal["flash", "few", "tiles", "reference"]
+    output: Literal["flash", "few", "flex", "tiles", "reference"]
     reads: Literal["none", "columns", "tiles", "reference"]
     one_pass: bool
     more: tuple[Plan, ...]
     why: str
     learns: bool = False
+    backend: str = "auto"
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Output:
         """Run on ``q [B,Hq,Sq,D]``, ``k [B,Hkv,Sk,D]``, ``v [B,Hkv,Sk,Dv]``.
@@ -83,7 +88,11 @@ class Plan:
         """Itself, or folded anew where a term has a graph (which serves one backward only)."""
         if not self.learns:
             return self
-        return replace(_plan(self.program, self.shapes), more=self.more)
+        return replace(_plan(self.program, self.shapes, self.backend), more=self.more)
+
+    @cached_property
+    def _flex(self) -> flex.Call:
+        return flex.Call(self.program, self.terms, self.shapes)
 
     def _run(self, q: Tensor, k: Tensor, v: Tensor) -> Output:
         reads = self.program.reads
@@ -95,6 +104,9 @@ class Plan:
             measures |= done.measures
         elif self.output == "few":
             out, lse = sdpa.run_few(self.terms, q, k, v)
+        elif self.output == "flex":
+            out, lse, found = self._flex.run(q, k, v, reads if self.one_pass else ())
+            measures |= found
         else:
             one_pass = self.one_pass and bool(reads)
             cols = columns_of(self.program, reads, self.shapes) if one_pass else None
@@ -135,6 +147,8 @@ class Plan:
             reads = self.program.reads
             return tiles.run(self.program, self.terms, q, k, v, reads, want_out=False).measures
         dtype = self.shapes.stat_dtype
+        if self.output == "flex":
+            return self._flex.run(q.to(dtype), k.to(dtype), None, self.program.reads)[2]
         cols = columns_of(self.program, self.program.reads, self.shapes)
         sums, lse, share = sdpa.run(self.terms, q.to(dtype), k.to(dtype), None, cols)
         return self._split(sums, share, lse)
@@ -146,9 +160,12 @@ class Plan:
         return explain(self)
 
 
-def _choose(
-    program: Program, terms: Terms, shapes: Shapes
-) -> tuple[Literal["flash", "few", "tiles"], Literal["none", "columns", "tiles"], bool, str]:
+_Choice = tuple[
+    Literal["flash", "few", "flex", "tiles"], Literal["none", "columns", "tiles"], bool, str
+]
+
+
+def _choose(program: Program, terms: Terms, shapes: Shapes, backend: str) -> _Choice:
     """``(output, reads, one_pass, why)`` on torch's kernels."""
     few = shapes.Sq <= FEW
     narrow = (
@@ -165,9 +182,14 @@ def _choose(
         f"{shapes.dtype} on {shapes.device.type}": not available(shapes.device, shapes.dtype),
     }
     blocked = [name for name, on in blockers.items() if on]
+    if backend == "flex":
+        return _on_flex(program, terms, shapes, "asked for")
     if blocked:
-        why = f"tiles of scores, for {', '.join(blocked)}"
-        return "tiles", "tiles" if program.reads else "none", True, why
+        why = f"for {', '.join(blocked)}"
+        wanted = backend == "auto" and flex.wins(shapes)
+        if wanted and flex.refusal(terms, shapes, _wants_gradient(program)) is None:
+            return _on_flex(program, terms, shapes, why)
+        return "tiles", "tiles" if program.reads else "none", True, f"tiles of scores, {why}"
     output: Literal["flash", "few"] = "few" if few else "flash"
     if not program.reads:
         return output, "none", True, "nothing is read"
@@ -184,6 +206,24 @@ def _choose(
     if few:
         return "tiles", "tiles", True, "with few queries one tile holds every row"
     return "tiles", "tiles", True, "a measure is not linear in P (or there are many columns)"
+
+
+def _on_flex(program: Program, terms: Terms, shapes: Shapes, why: str) -> _Choice:
+    if not program.reads:
+        return "flex", "none", True, why
+    if not all(flex.reads_by_column(r, program, terms, shapes) for r in program.reads):
+        return "flex", "tiles", False, why
+    return "flex", "columns", not shapes.half, why
+
+
+def _apart(first: Plan) -> tuple[Read, ...]:
+    """The measures of a plan that are better taken beside it, a tile at a time."""
+    reads, program = first.program.reads, first.program
+    if first.output == "flex":
+        return tuple(
+            r for r in reads if not flex.reads_by_column(r, program, first.terms, first.shapes)
+        )
+    return tuple(r for r in reads if r.kind == "rows")
 
 
 def _wants_gradient(program: Program) -> bool:
@@ -204,15 +244,17 @@ def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
         Assumed valid.
     shapes : Shapes
         Of the tensors that :meth:`Plan.run` will get.
-    backend : {"auto", "sdpa", "reference"}
+    backend : {"auto", "sdpa", "flex", "reference"}
         ``sdpa``: torch's flash kernels, and tiles of scores for what those do not take (as
         :meth:`Plan.explain` tells); raises where torch offers no such kernel for the device and
-        dtype, where ``auto`` runs on tiles alone. ``reference`` materialises the matrix in float64.
+        dtype, where ``auto`` runs on FlexAttention or tiles. ``flex``: torch's FlexAttention, and
+        tiles for measures that are not linear in the probabilities; raises where it cannot run, and
+        on a CPU holds the matrix (for tests). ``reference`` materialises the matrix in float64.
 
     Raises
     ------
     FoveateError
-        Unknown backend, or ``sdpa`` asked for where it cannot run.
+        Unknown backend, or ``sdpa`` or ``flex`` asked for where it cannot run.
     """
     if backend not in BACKENDS:
         raise FoveateError(f"backend={backend!r} was given; choose one of {', '.join(BACKENDS)}.")
@@ -223,29 +265,40 @@ def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
     if backend == "sdpa" and not available(shapes.device, shapes.dtype):
         raise FoveateError(
             f'backend="sdpa" was asked for, but torch {torch.__version__} has no flash kernel with '
-            f'lse for {shapes.dtype} on {shapes.device.type}; use backend="auto" (tiles).'
+            f'lse for {shapes.dtype} on {shapes.device.type}; use backend="auto".'
         )
-    more = []
     early = tuple(r for r in program.reads if r.at == "before" and program.gains)
+    late = tuple(r for r in program.reads if r not in early)
+    first, *more = _plans(program.evolve(reads=late), shapes, backend)
     if early:
-        more.append(_plan(program.evolve(gains=(), reads=early), shapes))
-        program = program.evolve(reads=tuple(r for r in program.reads if r not in early))
-    rows = tuple(r for r in program.reads if r.kind == "rows")
-    if rows:
-        without = _plan(
-            program.evolve(reads=tuple(r for r in program.reads if r not in rows)), shapes
-        )
-        if without.output != "tiles" and without.reads != "tiles":
-            only = _plan(program.evolve(reads=rows), shapes)
-            return replace(without, more=(*more, only))
-    return replace(_plan(program, shapes), more=tuple(more))
+        before = _plans(program.evolve(gains=(), reads=early), shapes, backend)
+        more = [*(p for p in before if p.program.reads), *more]
+    return replace(first, more=tuple(more))
 
 
-def _plan(program: Program, shapes: Shapes) -> Plan:
+def _plans(program: Program, shapes: Shapes, backend: str) -> list[Plan]:
+    """A plan, and beside it one for measures that would cost its own more than a pass."""
+    whole = _plan(program, shapes, backend)
+    apart = _apart(whole)
+    if not apart or len(apart) == len(program.reads) and whole.output == "flex":
+        return [whole]
+    rest = tuple(r for r in program.reads if r not in apart)
+    without = _plan(program.evolve(reads=rest), shapes, backend)
+    if without.output == "tiles" or without.reads == "tiles":
+        return [whole]
+    return [without, _plan(program.evolve(reads=apart), shapes, backend)]
+
+
+def _plan(program: Program, shapes: Shapes, backend: str) -> Plan:
     terms = fold(program, shapes)
-    output, reads, one_pass, why = _choose(program, terms, shapes)
     learns = _wants_gradient(program)
-    return Plan(program, shapes, terms, output, reads, one_pass, (), why, learns)
+    if backend == "flex" and (reason := flex.refusal(terms, shapes, learns)) is not None:
+        raise FoveateError(
+            f'backend="flex" was asked for, but FlexAttention cannot run this: {reason}. Use '
+            'backend="auto".'
+        )
+    output, reads, one_pass, why = _choose(program, terms, shapes, backend)
+    return Plan(program, shapes, terms, output, reads, one_pass, (), why, learns, backend)
 
 
 __all__ = ["BACKENDS", "Plan", "Shapes", "plan"]

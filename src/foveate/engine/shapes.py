@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 # Up to so many queries a call is bound by reading the keys: none is copied for it.
 FEW = 16
+
+
+@cache
+def _is_here(kind: str) -> bool:
+    return kind != "cuda" or torch.cuda.is_available()
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,14 @@ class Shapes:
             and q.dtype == self.dtype
             and q.device == self.device
         )
+
+    @property
+    def home(self) -> torch.device:
+        """Where a plan keeps what it folds: the device, or the CPU where this machine has none.
+
+        A plan for a device that is not here can be made and explained, not run.
+        """
+        return self.device if _is_here(self.device.type) else torch.device("cpu")
 
     @property
     def half(self) -> bool:

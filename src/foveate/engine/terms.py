@@ -85,7 +85,7 @@ def _split_hidden(key_bias: Tensor, keys: int) -> tuple[Tensor, Tensor | None]:
 
 def fold(program: Program, shapes: Shapes) -> Terms:
     """Sort the score terms of ``program`` for a call of these shapes."""
-    dtype, device = shapes.stat_dtype, shapes.device
+    dtype, device = shapes.stat_dtype, shapes.home
     keyed: list[Tensor] = []
     columns = []
     for phi, psi in program.score_terms:

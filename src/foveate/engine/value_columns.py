@@ -86,6 +86,44 @@ def split_columns(
     return found
 
 
+def entropy_by_column(terms: Terms) -> bool:
+    """Whether ``sum_j P_ij s_ij`` is a sum of value columns (keys, key-only and low-rank terms)."""
+    keyed = [psi for _, psi in terms.columns]
+    if terms.key_mask is not None:
+        keyed.append(terms.key_mask)
+    dense = terms.bias is not None and terms.bias.dtype != torch.bool
+    # heads of a group share their values: a term of each head its own has no column
+    return not dense and terms.softcap is None and all(t.shape[1] == 1 for t in keyed)
+
+
+def entropy_columns(terms: Terms, k: Tensor) -> Tensor:
+    """``[B, Hkv, Sk, D + 1 + R]``: the keys, what is added to their scores, the terms' ``psi``."""
+    parts = [k]
+    if terms.key_mask is not None:
+        finite = terms.key_mask.masked_fill(terms.key_mask == -torch.inf, 0.0)
+        parts.append(finite.transpose(2, 3))
+    parts += [psi for _, psi in terms.columns]
+    return torch.cat([p.to(k.dtype).expand(*k.shape[:3], -1) for p in parts], -1)
+
+
+def entropy_of(terms: Terms, q: Tensor, sums: Tensor, lse: Tensor) -> Tensor:
+    """The entropy ``lse - sum_j P_ij s_ij`` from ``P @ entropy_columns``; a sink is one outcome."""
+    D = q.shape[-1]
+    mean = terms.scale * (q * sums[..., :D]).sum(-1)
+    rest = sums[..., D:]
+    if terms.key_mask is not None:
+        mean, rest = mean + rest[..., 0], rest[..., 1:]
+    for phi, psi in terms.columns:
+        mean = mean + (phi.to(sums.dtype) * rest[..., : psi.shape[-1]]).sum(-1)
+        rest = rest[..., psi.shape[-1] :]
+    seen = lse > -torch.inf
+    if terms.sinks is not None:
+        sink = terms.sinks.to(lse.dtype)[:, None]
+        share = (sink - torch.where(seen, lse, 0.0)).exp()
+        mean = mean + torch.where(share > 0, share * sink.clamp(min=-1e30), 0.0)
+    return torch.where(seen, lse - mean, 0.0)
+
+
 def sum_rows(
     program: Program, by_block: Tensor, seen: Tensor, rows: Sequence[int], queries: int, n: int
 ) -> Tensor:
