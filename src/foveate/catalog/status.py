@@ -26,7 +26,7 @@ from foveate._implements import Basis, Maturity, Record, implementations
 from foveate.catalog.verdicts import evidence_path, read_evidence
 from foveate.errors import FoveateError
 
-__all__ = ["STATUSES", "Status", "import_rooms", "status_of"]
+__all__ = ["STATUSES", "Status", "import_rooms", "records_of", "status_of"]
 
 STATUSES = ("works", "partial", "catalogue only", "off topic")
 
@@ -79,7 +79,7 @@ def status_of(slug: str, off_topic: str | None = None) -> Status:
     Status
     """
     notes = list(import_rooms())
-    records = [record for record in implementations().get(slug, []) if _counts(record)]
+    records = records_of(slug)
     if not records:
         if off_topic:
             return Status("off topic", note=off_topic)
@@ -97,6 +97,23 @@ def status_of(slug: str, off_topic: str | None = None) -> Status:
         evidence=str(evidence_path(slug)) if evidence else None,
         note=" ".join(notes) or None,
     )
+
+
+def records_of(slug: str) -> list[Record]:
+    """What foveate itself ships for one paper and a user may name.
+
+    Parameters
+    ----------
+    slug : str
+        The paper's name in the catalogue.
+
+    Returns
+    -------
+    list of Record
+        In the order of their definition; empty where nothing implements the paper.
+    """
+    import_rooms()
+    return [record for record in implementations().get(slug, []) if _counts(record)]
 
 
 @functools.cache

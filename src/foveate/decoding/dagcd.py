@@ -77,9 +77,12 @@ class DAGCD(ViewDecoder):
 
     Examples
     --------
-    >>> items = fv.tasks.Distractors(n=96).items()  # doctest: +SKIP
-    >>> probe = UtilizationProbe.fit(model, tokenizer, items)  # doctest: +SKIP
-    >>> DAGCD(probe).generate(model, tokenizer, items)  # doctest: +SKIP
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> known = fv.tasks.Distractors(n=12, seed=1).items(tokenizer)
+    >>> probe = fv.decoding.UtilizationProbe.fit(model, tokenizer, known)
+    >>> items = fv.tasks.Counterfactual(n=2, filler=2).items(tokenizer)
+    >>> fv.decoding.DAGCD(probe).generate(model, tokenizer, items, max_new_tokens=12)
     """
 
     probe: UtilizationProbe | str | Path

@@ -58,8 +58,12 @@ class DeCoRe(ViewDecoder):
 
     Examples
     --------
-    >>> heads = fv.find_heads(model, tokenizer, "retrieval").top(14)  # doctest: +SKIP
-    >>> DeCoRe(heads).generate(model, tokenizer, items, max_new_tokens=30)  # doctest: +SKIP
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> found = fv.find_heads(model, tokenizer, "retrieval", mode="forced", n=4, length=160)
+    >>> items = fv.tasks.Counterfactual(n=2, filler=2).items(tokenizer)
+    >>> decoder = fv.decoding.DeCoRe(found.top(0.05), alpha=0.5)
+    >>> decoder.generate(model, tokenizer, items, max_new_tokens=12)
     """
 
     heads: Any

@@ -51,7 +51,11 @@ class LookbackGuided(Decoder):
 
     Examples
     --------
-    >>> LookbackGuided("smollm2", seed=1).generate(model, tokenizer, items, max_new_tokens=32)
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> items = fv.tasks.Unanswerable(n=2, seed=7, allow=False).items(tokenizer)
+    >>> decoder = fv.decoding.LookbackGuided("smollm2", candidates=4, seed=1)
+    >>> decoder.generate(model, tokenizer, items, max_new_tokens=16)
     """
 
     lens: LookbackLens | str | Path

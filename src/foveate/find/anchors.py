@@ -141,6 +141,16 @@ def suppression_matrix(
     ----------
     Bogdan et al., "Thought Anchors: Which LLM Reasoning Steps Matter?", 2025, section on attention
     suppression.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> from foveate.find import suppression_matrix
+    >>> from foveate.tasks.derivations import derivations
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> one = derivations(1)[0]
+    >>> prompt = fv.Prompt(tokenizer, one.messages, add_generation_prompt=False)
+    >>> suppression_matrix(model, prompt)[one.uses[0], one.needed]
     """
     masks = sentence_masks(prompt, sentences)
     kl = suppression_kl(model, prompt, masks, temperature=temperature, batch_size=batch_size)

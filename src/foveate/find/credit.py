@@ -76,6 +76,17 @@ def credit_weights(
     References
     ----------
     Li et al., "Attention Illuminates LLM Reasoning", 2025, section 5.2, equations 14 to 19.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> from foveate.find.credit import credit_weights
+    >>> from foveate.find.rhythm import rhythm
+    >>> from foveate.tasks.derivations import derivations
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> prompt = fv.Prompt(tokenizer, derivations(1)[0].messages, add_generation_prompt=False)
+    >>> beat = rhythm(model, prompt)
+    >>> weights = credit_weights(beat.waad, beat.fai, "coupled")
     """
     if waad.shape != fai.shape or waad.dim() not in (1, 2):
         raise FoveateError(

@@ -92,9 +92,13 @@ def head_importance(
 
     Examples
     --------
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> texts = ["The ferry left the harbour after six, when the last boats had come in."]
     >>> scores = fv.head_importance(model, tokenizer, texts)
-    >>> with fv.attach(model, fv.prune_greedily(scores, 0.2)):
-    ...     model.generate(**prompt.inputs)
+    >>> prompt = fv.Prompt(tokenizer, "The capital of France is")
+    >>> with fv.attach(model, fv.prune_greedily(scores, 0.2)):  # without the lowest fifth
+    ...     logits = model(**prompt.inputs).logits
     """
     if per not in ("sequence", "token"):
         raise FoveateError(f'per={per!r} was given; it is "sequence" or "token".')

@@ -203,8 +203,13 @@ class LookbackLens:
 
     Examples
     --------
+    >>> import foveate as fv
+    >>> from foveate.find import LookbackLens
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> items = fv.tasks.Unanswerable(n=4, seed=7, allow=False).items(tokenizer)
+    >>> replies = fv.tasks.answer(model, tokenizer, items)
     >>> lens = LookbackLens.load("smollm2")
-    >>> lens.detect(model, tokenizer, items, replies)  # probability that each is grounded
+    >>> lens.detect(model, tokenizer, items, replies)  # probability that each reply is grounded
     """
 
     coefficients: Tensor

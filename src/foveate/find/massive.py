@@ -101,6 +101,14 @@ def massive_activations(
     References
     ----------
     Sun et al., "Massive Activations in Large Language Models" (2024).
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> from foveate.find import massive_activations
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> found = massive_activations(model, tokenizer)
+    >>> max(found, key=lambda one: abs(one.value))  # layer=11, position=0, dim=507
     """
     ids = running(tokenizer, n, length, seed, texts).to(next(model.parameters()).device)
     keep = KeepResidual(stack=stack)

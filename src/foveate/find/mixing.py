@@ -56,6 +56,15 @@ def perturbation_spread(
     Barbero et al., "Why do LLMs attend to the first token?" (2025), argue that the sink slows this
     spread. They look at the representations with and without a BOS token in front; here the same
     text is read with and without attention to its first token.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> from foveate.find import perturbation_spread
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> prompt = fv.Prompt(tokenizer, "The ferry left the harbour a few minutes after six.")
+    >>> ids = prompt.inputs["input_ids"]
+    >>> perturbation_spread(model, ids, position=2, token=100)[-1, 0]  # behind the last block
     """
     if not isinstance(ids, Tensor) or ids.dim() != 2:
         raise FoveateError("perturbation_spread takes ids [B, S].")

@@ -63,6 +63,13 @@ def sink_scores(
     ``alpha_k = mean over queries i >= k of P[i, k]``, and the rate is ``Sink_k^epsilon`` of Gu et
     al., "When Attention Sink Emerges in Language Models" (2025), with their ``epsilon = 0.3`` and
     64 tokens. The mass is a value column: no row of attention is made.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> found = fv.find_heads(model, tokenizer, "sink")  # HeadScores of sink_scores
+    >>> found.top(5), found.settings["found"]  # the share of heads that are sinks
     """
     if not 0 <= epsilon <= 1:
         raise FoveateError(f"epsilon={epsilon!r} was given; a share from 0 to 1 was wanted.")

@@ -243,6 +243,13 @@ def receiver_scores(
     ----------
     Bogdan et al., "Thought Anchors: Which LLM Reasoning Steps Matter?", 2025, and its code
     (github.com/interp-reasoning/thought-anchors). They take the 20 heads with the highest scores.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> scores = fv.find_heads(model, tokenizer, "receiver", n=4)
+    >>> scores.top(20)
     """
     from ..tasks.derivations import derivations
 

@@ -88,6 +88,13 @@ def retrieval_scores(
     an answer often has another id than after a space.
 
     Memory is linear in the length: the most attended key of each generated token alone is kept.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> found = fv.find_heads(model, tokenizer, "retrieval", mode="forced", n=4, length=160)
+    >>> found.top(5)  # HeadScores of retrieval_scores; heads=found.top(5) goes into any method
     """
     if mode not in ("generate", "forced"):
         raise FoveateError(f'mode={mode!r} was given; it is "generate" or "forced".')

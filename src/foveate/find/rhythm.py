@@ -161,6 +161,16 @@ def rhythm(
     ----------
     Li et al., "Attention Illuminates LLM Reasoning: The Preplan-and-Anchor Rhythm Enables
     Fine-Grained Policy Optimization", 2025, definitions 4.1 and 4.2.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> from foveate.find.rhythm import rhythm
+    >>> from foveate.tasks.derivations import derivations
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> prompt = fv.Prompt(tokenizer, derivations(1)[0].messages, add_generation_prompt=False)
+    >>> beat = rhythm(model, prompt)
+    >>> beat.waad, beat.fai  # [B, S]; NaN outside the response
     """
     low, high = _sizes(window, horizon, share)
     response = _response(prompt, region)

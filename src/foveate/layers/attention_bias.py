@@ -86,9 +86,10 @@ class AttentionBias(nn.Module):
 
     Examples
     --------
-    >>> layer = AttentionBias(dim=64, heads=4)
+    >>> import torch
+    >>> import foveate as fv
+    >>> layer = fv.layers.AttentionBias(dim=64, heads=4)
     >>> layer(torch.randn(2, 10, 64)).shape
-    torch.Size([2, 10, 64])
     """
 
     def __init__(self, dim: int, heads: int, *, causal: bool = True, bias: bool = False) -> None:

@@ -78,9 +78,15 @@ class ACT(Method):
 
     Examples
     --------
-    >>> fit = calibrate_act(model, tokenizer, items)
-    >>> with fv.attach(model, fit.method, prompt=prompt):
-    ...     ids = model.generate(**prompt.inputs, max_new_tokens=30)
+    >>> import foveate as fv
+    >>> from foveate.find import calibrate_act
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> task = fv.tasks.Classification(n=8, kind="sentiment", shots=2, labels="words")
+    >>> items = task.items(tokenizer)
+    >>> fit = calibrate_act(model, tokenizer, items, by="estimate", score="choice")
+    >>> prompt = fv.Prompt(tokenizer, items[0].content)
+    >>> with fv.attach(model, fv.ACT(heads=fit.profile.top(40)), prompt=prompt):
+    ...     ids = model.generate(**prompt.inputs, max_new_tokens=4)
     """
 
     looks = True

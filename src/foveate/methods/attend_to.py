@@ -65,7 +65,11 @@ class AttendTo(Method):
 
     Examples
     --------
-    >>> with fv.attach(model, fv.AttendTo("decoys", heads=inhibition), prompt=prompt):
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> prompt = fv.Prompt(tokenizer, "When Mary and John went to the store, John gave a drink to")
+    >>> prompt.mark("giver", "John", nth=1)
+    >>> with fv.attach(model, fv.AttendTo("giver", heads=[(19, 2), (20, 0)]), prompt=prompt):
     ...     logits = model(**prompt.inputs).logits
     """
 

@@ -61,10 +61,14 @@ class AutoPASTA:
 
     Examples
     --------
-    >>> auto = AutoPASTA(heads=scores.top(8), by="likelihood")
-    >>> prompt = auto.choose(model, tokenizer, context, "Who built the mill?")
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> context = "The lighthouse on Gull Rock was built in 1902. Tarn Point followed in 1877."
+    >>> question = "In which year was the lighthouse on Tarn Point built?"
+    >>> auto = fv.AutoPASTA([(17, 3), (18, 6), (23, 2)], by="likelihood")
+    >>> prompt = auto.choose(model, tokenizer, context, question)
     >>> with fv.attach(model, auto.steer, prompt=prompt):
-    ...     ids = model.generate(**prompt.inputs, max_new_tokens=30)
+    ...     ids = model.generate(**prompt.inputs, max_new_tokens=16)
     """
 
     def __init__(

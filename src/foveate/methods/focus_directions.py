@@ -60,10 +60,15 @@ class FocusDirections(Shift):
 
     Examples
     --------
-    >>> found = fit_focus_directions(model, tokenizer, items, heads=scores.top(20))
-    >>> found.save("focus.safetensors")
-    >>> with fv.attach(model, FocusDirections.load("focus.safetensors", alpha=0.2)):
-    ...     ids = model.generate(**prompt.inputs, max_new_tokens=30)
+    >>> import foveate as fv
+    >>> from foveate.find import contextual_scores, fit_focus_directions
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> items = fv.tasks.Distractors(n=8, template="facts").items(tokenizer)  # "evidence" is marked
+    >>> scores = fv.HeadScores("contextual", contextual_scores(model, tokenizer, items), model)
+    >>> method = fit_focus_directions(model, tokenizer, items, heads=scores.top(20), alpha=0.5)
+    >>> prompt = fv.Prompt(tokenizer, items[0].content)
+    >>> with fv.attach(model, method):
+    ...     ids = model.generate(**prompt.inputs, max_new_tokens=16)
     """
 
     def __init__(

@@ -84,6 +84,15 @@ class SetActivations(Method):
     The intervention of Sun et al., "Massive Activations in Large Language Models" (2024): set to
     zero, the few massive entries break the model; set to their mean over other texts nothing
     happens. :func:`foveate.find.massive.massive_activations` finds them.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> from foveate.methods import SetActivations
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> prompt = fv.Prompt(tokenizer, "The capital of France is")
+    >>> with fv.attach(model, SetActivations(11, {(0, 507): 0.0}), prompt=prompt):
+    ...     logits = model(**prompt.inputs).logits
     """
 
     def __init__(

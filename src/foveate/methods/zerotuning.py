@@ -45,8 +45,11 @@ class ZeroTuning(Emphasize):
 
     Examples
     --------
-    >>> with fv.attach(model, ZeroTuning(1.7, heads=[2, 7]), prompt=prompt):
-    ...     ids = model.generate(**prompt.inputs, max_new_tokens=30)
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> prompt = fv.Prompt(tokenizer, [{"role": "user", "content": "Is this film good? Dull."}])
+    >>> with fv.attach(model, fv.ZeroTuning(1.7, heads=[2, 7]), prompt=prompt):
+    ...     ids = model.generate(**prompt.inputs, max_new_tokens=8)
     """
 
     def __init__(

@@ -62,6 +62,15 @@ def agreement(
     as in their experiments, checked against their code. Their point: explanations of all kinds
     disagree, so agreement is no test of one. What is: whether the model's output follows
     (:func:`foveate.find.attribution.faithfulness`), and worlds in which the answer is known.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> prompt = fv.Prompt(tokenizer, "The cat is black. The dog is white. The dog is")
+    >>> relevance = fv.attribute(model, prompt)
+    >>> raw = fv.attribute(model, prompt, "attention")
+    >>> fv.agreement(relevance, raw)  # Kendall's tau
     """
     if measure not in MEASURES:
         raise FoveateError(f"measure={measure!r} was given; there are {', '.join(MEASURES)}.")

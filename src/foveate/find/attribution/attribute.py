@@ -116,8 +116,12 @@ def attribute(
 
     Examples
     --------
-    >>> found = attribute(model, prompt, "relevance")
-    >>> found.top(5), found.share(prompt.regions["evidence"])
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> prompt = fv.Prompt(tokenizer, "The cat is black. The dog is white. The dog is")
+    >>> prompt.mark("dog", "The dog is white.")
+    >>> found = fv.attribute(model, prompt, "relevance")  # of " white", which the model prefers
+    >>> found.top(5), found.share(prompt.regions["dog"])
     """
     found = attributions(
         model, prompt, method, target, position, layers=layers, heads=heads, stack=stack,

@@ -79,7 +79,10 @@ def path_patching(
 
     Examples
     --------
-    >>> movers = fv.path_patching(model, pairs).top(4)
+    >>> import foveate as fv
+    >>> model, tokenizer = fv.load("smollm2")
+    >>> pairs = fv.Pairs.of_items(tokenizer, fv.tasks.IOI(n=2).items(tokenizer))
+    >>> movers = fv.path_patching(model, pairs).top(4)  # straight to the logits
     >>> fv.path_patching(model, pairs, receivers=[(*head, "q") for head in movers]).top(4)
     """
     if mlps not in ("recompute", "freeze"):
