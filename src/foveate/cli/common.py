@@ -160,10 +160,12 @@ def numbers(option: str, text: str | None) -> list[int] | None:
     return found
 
 
-def head_numbers(text: str | None) -> list[int] | dict[int, list[int]] | None:
+def head_numbers(
+    text: str | None, option: str = "--heads"
+) -> list[int] | dict[int, list[int]] | None:
     """``0,3`` as heads of every layer; ``5.0,7.3`` as head 0 of layer 5 and head 3 of layer 7."""
     if text is None or "." not in text:
-        return numbers("--heads", text)
+        return numbers(option, text)
     pairs: dict[int, list[int]] = {}
     try:
         for part in text.split(","):
@@ -171,7 +173,7 @@ def head_numbers(text: str | None) -> list[int] | dict[int, list[int]] | None:
             pairs.setdefault(int(layer), []).append(int(head))
     except ValueError:
         raise FoveateError(
-            f"--heads {text!r} was given; heads such as 0,3 or layer.head pairs such as 5.0,7.3 "
+            f"{option} {text!r} was given; heads such as 0,3 or layer.head pairs such as 5.0,7.3 "
             "were wanted."
         ) from None
     return pairs

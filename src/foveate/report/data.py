@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FoveateError
-from ..results import Results, Series
+from ..results import Results, Series, unit
 from .encode import codes, number, numbers
 
 MAX_CODES = 1_500_000  # values kept per head (8 bits) in all token maps together, then per layer
@@ -18,7 +18,6 @@ TOP = 5  # strongest heads, most looked-at tokens named
 
 # regions that every prompt has; the user's own marks are shown before them
 _BUILT_IN = ("system", "user", "assistant", "special", "first", "generated")
-_UNITS = {"entropy": "nats", "distance": "tokens", "distance_signed": "tokens", "max": "share"}
 _LABELS = {
     "entropy": "Entropy",
     "distance": "Distance looked",
@@ -122,7 +121,10 @@ class Item:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows; :meth:`to_dict` is JSON-able."""
+    """Everything a report shows; :meth:`to_dict` is JSON-able.
+
+    ``asks``: whoever shows the report inside a page answers questions about single tokens.
+    """
 
     title: str
     facts: list[tuple[str, str]]
@@ -133,6 +135,7 @@ class ReportData:
     items: list[Item]
     ablations: list[Ablation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    asks: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
@@ -286,7 +289,7 @@ def _item(
         before=_masses(before, item, batch, prompt, regions, len(tokens)),
         grids=grids,
         grids_before=_grids(before, item, batch, layers),
-        token_maps=[_coded(*one, room // max(1, len(maps))) for one in maps],
+        token_maps=[token_map(*one, room // max(1, len(maps))) for one in maps],
         block_map=_block_map(series, item, batch),
         answers=answers,
     )
@@ -368,11 +371,10 @@ def _grids(series: Mapping[str, Series], item: int, batch: int, layers: list[int
             continue  # a region without tokens here
         region = key.removeprefix("mass:")
         label = _LABELS.get(key, key) if region == key else f"Mass on {region}"
-        unit = _UNITS.get(key, "") if region == key else "share of attention"
         # every grid has a row for every layer of the report, empty where it was not measured
         whole = torch.full((2, len(layers), last.shape[1]), float("nan"))
         whole[:, [layers.index(layer) for layer in one.layers]] = torch.stack([last, mean])
-        grids.append(Grid(key, label, unit, numbers(whole[0], 3), numbers(whole[1], 3)))
+        grids.append(Grid(key, label, unit(key), numbers(whole[0], 3), numbers(whole[1], 3)))
     return grids
 
 
@@ -398,7 +400,8 @@ def _token_maps(
     ]
 
 
-def _coded(key: str, label: str, unit: str, value: Tensor, room: int) -> TokenMap:
+def token_map(key: str, label: str, unit: str, value: Tensor, room: int = MAX_CODES) -> TokenMap:
+    """A :class:`TokenMap` of ``value [L, H, S]``; what needs more than ``room`` codes is left out."""
     per_layer = value.nanmean(1)
     return TokenMap(
         key=key,

@@ -130,6 +130,14 @@ const drawTokens = () => {
     + (regions[i].length ? `\nin ${regions[i].join(", ")}` : "");
   $("tokens").onmousemove = (e) => tell(e, e.target.dataset.i !== undefined ? said(+e.target.dataset.i) : "");
   $("tokens").onmouseleave = (e) => tell(e, "");
+  point = (i) => {  // by keyboard
+    at = Math.max(0, Math.min(item.tokens.length - 1, i));
+    const node = $("tokens").querySelector(`[data-i="${at}"]`), box = node.getBoundingClientRect();
+    $("tokens").querySelectorAll(".at").forEach((other) => other.classList.remove("at"));
+    node.classList.add("at");
+    node.scrollIntoView({ block: "nearest" });
+    tell({ clientX: box.left, clientY: box.bottom }, said(at));
+  };
   const bar = el("span", { class: "bar" });
   bar.style.background = gradient(heat);
   const first = known(values[0]) && $("sink").checked ? `  ·  the first token has ${show(values[0])}` : "";
@@ -143,6 +151,35 @@ const drawTokens = () => {
     return [el("b", {}, text.trim() ? text : text.replace(/ /g, "␣")), el("small", {}, `token ${i}`), el("span", {}, show(v)), bar];
   }));
 };
+let at = 0, point = () => {};
+$("tokens").addEventListener("keydown", (e) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -Infinity, End: Infinity }[e.key];
+  if (step) point(at + step);
+  else if (e.key === "Enter") pick(at);
+  else return;
+  e.preventDefault();
+});
+$("tokens").addEventListener("focus", () => { if ($("tokens").matches(":focus-visible")) point(at); });
+$("tokens").addEventListener("blur", () => {
+  $("tokens").querySelectorAll(".at").forEach((node) => node.classList.remove("at"));
+  tell({}, "");
+});
+$("tokens").addEventListener("click", (e) => { if (e.target.dataset.i !== undefined) pick(+e.target.dataset.i); });
+
+// -- inside foveate's own page a token can be asked about: it answers with maps of that token ---------
+const paged = parent !== window && DATA.asks;
+const pick = (i) => { at = i; if (paged) parent.postMessage({ token: i }, "*"); };
+if (paged) {
+  $("ask").hidden = false;
+  addEventListener("message", (e) => {
+    if (e.source !== parent || !e.data || !Array.isArray(e.data.maps)) return;
+    item.token_maps = [...item.token_maps.filter((map) => !map.asked), ...e.data.maps.map((map) => ({ ...map, asked: true }))];
+    $("map").value = "";
+    tokenChoices();
+    $("map").value = item.token_maps.findIndex((map) => map.asked);
+    drawTokens();
+  });
+}
 const legend = (name) => {
   const node = el("span", {}), dot = el("i", { class: "dot" });
   dot.style.background = regionColour(name) || "var(--old)";
