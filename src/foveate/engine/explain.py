@@ -120,10 +120,7 @@ def explain(plan: Plan) -> str:
         how = {"columns": "value columns", "tiles": "tiles", "reference": "the matrix"}[plan.reads]
         where = "in the same pass" if plan.one_pass else "in one more pass, float32"
         aside = plan.output in ("tiles", "flex")  # whose reason is told above
-        lines.append(
-            f"measures: {keys}: by {how} {where}"
-            + ("" if aside else f" ({plan.why})")
-        )
+        lines.append(f"measures: {keys}: by {how} {where}" + ("" if aside else f" ({plan.why})"))
         passes += not plan.one_pass
     for other in plan.more:
         keys = ", ".join(k for r in other.program.reads for k in r.keys)
@@ -149,7 +146,7 @@ def explain(plan: Plan) -> str:
 def _held(plan: Plan, width: int) -> int:
     """Bytes held beside inputs and output at the worst moment (contiguous inputs)."""
     h, wide = plan.shapes, plan.shapes.stat_dtype.itemsize
-    if plan.output == "reference" or plan.output == "flex" and h.device.type not in flex.FUSED:
+    if plan.output == "reference" or (plan.output == "flex" and h.device.type not in flex.FUSED):
         return 3 * 8 * h.B * h.Hq * h.Sq * h.Sk
     tensors = h.B * (h.Hq * h.Sq + 2 * h.Hkv * h.Sk)
     if "tiles" in (plan.output, plan.reads):

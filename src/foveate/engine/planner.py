@@ -280,7 +280,7 @@ def _plans(program: Program, shapes: Shapes, backend: str) -> list[Plan]:
     """A plan, and beside it one for measures that would cost its own more than a pass."""
     whole = _plan(program, shapes, backend)
     apart = _apart(whole)
-    if not apart or len(apart) == len(program.reads) and whole.output == "flex":
+    if not apart or (len(apart) == len(program.reads) and whole.output == "flex"):
         return [whole]
     rest = tuple(r for r in program.reads if r not in apart)
     without = _plan(program.evolve(reads=rest), shapes, backend)

@@ -111,7 +111,7 @@ def _inside(shapes: Shapes) -> Tensor:
     m, n = _counts(shapes)
     rows = (torch.arange(m, device=shapes.home) + 1) * BLOCK <= shapes.Sq
     cols = (torch.arange(n, device=shapes.home) + 1) * BLOCK <= shapes.Sk
-    return rows[:, None] & cols
+    return (rows[:, None] & cols)[None, None]
 
 
 def _causal_blocks(q_offset: int, shapes: Shapes) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ def _causal_blocks(q_offset: int, shapes: Shapes) -> tuple[Tensor, Tensor]:
 
 
 def _tiled(seen: Tensor) -> Tensor:
-    """``[..., m, n]`` as blocks ``[..., m / BLOCK, BLOCK, n / BLOCK, BLOCK]``, filled with False."""
+    """``[..., m, n]`` as ``[..., m / BLOCK, BLOCK, n / BLOCK, BLOCK]``, filled with False."""
     m, n = seen.shape[-2:]
     seen = torch.nn.functional.pad(seen, (0, -n % BLOCK, 0, -m % BLOCK))
     return seen.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK))

@@ -132,9 +132,7 @@ class Call:
         measures = {}
         if linear:
             sums = parts.pop(0)
-            measures = split_columns(
-                self.program, linear, shapes, terms.q_offset, sums, share, lse
-            )
+            measures = split_columns(self.program, linear, shapes, terms.q_offset, sums, share, lse)
         for read in reads:
             if read.kind == "entropy":
                 measures[read.key] = entropy_of(terms, q, parts[0], lse)
@@ -209,17 +207,13 @@ def _flex(
 ) -> tuple[Tensor, Tensor]:
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-    out, aux = flex_attention(
-        q,
-        k,
-        v,
-        score_mod=score,
-        block_mask=block_mask,
-        scale=scale,
+    out, more = flex_attention(
+        *(q, k, v, score, block_mask, scale),
         enable_gqa=q.shape[1] != k.shape[1],
         return_aux=AuxRequest(lse=True),
     )
-    return out, aux.lse
+    assert more.lse is not None
+    return out, more.lse
 
 
 @cache
@@ -239,8 +233,8 @@ def _eager(
 ) -> tuple[Tensor, Tensor]:
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise FoveateError(
-            'backend="flex" was asked for, but FlexAttention has no backward on a CPU and q, k or v '
-            'requires a gradient: use backend="auto", or torch.no_grad().'
+            'backend="flex" was asked for, but FlexAttention has no backward on a CPU and q, k or '
+            'v requires a gradient: use backend="auto", or torch.no_grad().'
         )
     q, k, v = (x.detach() for x in (q, k, v))
     # Called uncompiled, torch compiles the call with a backend that does nothing, for each shape.
