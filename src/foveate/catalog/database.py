@@ -9,7 +9,7 @@ How to use it, for the other modules of this room::
     with database().read() as db:        # sqlite3.Connection, rows as sqlite3.Row
         rows = db.execute("SELECT id, slug, added FROM papers WHERE added >= ?", (day,)).fetchall()
     with database().write() as db:       # BEGIN IMMEDIATE … COMMIT; ROLLBACK on any exception
-        db.execute("INSERT INTO follows(query, by, target, created) VALUES (?, ?, ?, ?)", …)
+        db.execute("UPDATE papers SET comments = ? WHERE id = ?", (3, 17))
 
 Beside it stand, for whoever works on the literature:
 
@@ -25,7 +25,7 @@ Nothing is opened at import. Both raise `FoveateError` on a store that is locked
 damaged, or written by a newer foveate. Where the file cannot be written, reading works from a
 copy in memory (a warning says so once) and ``write()`` refuses.
 
-Tables (``SCHEMA`` below is the whole truth):
+Tables (``SCHEMA`` below and the one of ``follow_tables.py``):
 
 - ``papers``: one row a paper, shipped or the user's. ``id`` is never reused and survives a change
   of slug: refer to papers by it from other tables. ``added`` is the day it came in,
@@ -34,7 +34,8 @@ Tables (``SCHEMA`` below is the whole truth):
   `foveate.catalog.paper` computes them from the code.
 - ``words``: the full-text index over ``papers``, kept by triggers.
 - ``vectors``: what a sentence encoder makes of a paper's text; dropped by trigger when it changes.
-- ``follows``, ``sent``: the saved queries and what each follower has been sent.
+- ``followers``, ``follows``, ``digests``, ``sent``: saved queries, and what each follower has been
+  sent (``follow_tables.py``).
 - ``meta``: text by key, such as the version of the shipped catalogue.
 
 SQLite's rollback journal is used, not its write-ahead log: it also works on network homes and in
@@ -53,6 +54,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from foveate.catalog.follow_tables import SCHEMA as FOLLOW_TABLES
 from foveate.catalog.seed import catalogue_version, seed
 from foveate.errors import FoveateError
 
@@ -104,20 +106,6 @@ CREATE TABLE vectors(
 );
 CREATE TRIGGER vectors_stale AFTER UPDATE OF title, does, claim, abstract ON papers
 BEGIN DELETE FROM vectors WHERE paper = old.id; END;
-
-CREATE TABLE follows(
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    query TEXT NOT NULL,
-    by TEXT NOT NULL CHECK(by IN ('mail', 'atom', 'file')),
-    target TEXT,                  -- an address or a path
-    created TEXT NOT NULL
-);
-CREATE TABLE sent(
-    follow INTEGER NOT NULL REFERENCES follows(id) ON DELETE CASCADE,
-    paper INTEGER NOT NULL REFERENCES papers(id) ON DELETE CASCADE,
-    day TEXT NOT NULL,            -- YYYY-MM-DD
-    PRIMARY KEY(follow, paper)
-) WITHOUT ROWID;
 
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -210,8 +198,13 @@ class Database:
             yield db
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self, derived: bool = False) -> Iterator[sqlite3.Connection]:
         """A connection whose changes are all kept if the block ends well, and none otherwise.
+
+        Parameters
+        ----------
+        derived : bool
+            What is written can be computed anew: the copy in memory may take it.
 
         Raises
         ------
@@ -219,7 +212,7 @@ class Database:
             As ``read()``, and if the file cannot be written.
         """
         self._prepare()
-        if self._memory is not None:
+        if self._memory is not None and not derived:
             raise FoveateError(
                 f"the store of papers cannot be written ({self._why}); set FOVEATE_PAPERS to a "
                 "file in a folder of yours"
@@ -337,7 +330,7 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
                 f"knows {_VERSION}); update foveate, or set FOVEATE_PAPERS to another file"
             )
         if version == 0:
-            _run(db, SCHEMA)
+            _run(db, SCHEMA + FOLLOW_TABLES)
             db.execute(f"PRAGMA user_version = {_VERSION}")
         if not _has_index(db) and _has_fts5(db):
             _run(db, _INDEX)
