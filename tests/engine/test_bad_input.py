@@ -133,7 +133,7 @@ CASES = {
         qkv(causal=True, q_offset=0, key_bias=torch.tensor([-torch.inf] * 6 + [0.0])),
         "batch item 0 has nothing visible",
     ),
-    "unknown backend": (qkv(backend="flex"), "auto, sdpa, reference"),
+    "unknown backend": (qkv(backend="cuda"), "auto, sdpa, flex, reference"),
 }
 
 

@@ -12,6 +12,10 @@ class Pattern(Protocol):
     """A set of visible (query, key) pairs that can be evaluated one tile at a time.
 
     Positions are key indices of the call: query row ``r`` stands at ``r + q_offset``.
+
+    A pattern may further have ``visible(batch, head, q_pos, k_pos)``: the same as ``tile``, for one
+    pair given by four scalar index tensors, as a formula without control flow on them. FlexAttention
+    compiles it into its kernel; without one it looks the tiles up.
     """
 
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
