@@ -14,7 +14,7 @@ class Pattern(Protocol):
     Positions are key indices of the call: query row ``r`` stands at ``r + q_offset``.
 
     A pattern may further have ``visible(batch, head, q_pos, k_pos)``: the same as ``tile``, for one
-    pair given by four scalar index tensors, as a formula without control flow on them. FlexAttention
+    pair given by four scalar index tensors, without control flow on them. FlexAttention
     compiles it into its kernel; without one it looks the tiles up.
     """
 
