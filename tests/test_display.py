@@ -12,6 +12,9 @@ import torch
 
 from foveate import display
 from foveate.engine import measures
+from foveate.find._model import ModelId
+from foveate.find.scores import HeadScores
+from foveate.prompt import Prompt, _stretches
 from foveate.results import Results
 
 EVIL = "<script>alert(1)</script>\"'&<b>"
@@ -130,6 +133,15 @@ def test_every_kind_of_measure_is_drawn() -> None:
     assert "<svg" not in results["top.indices"]._repr_html_()
 
 
+def test_the_sink_does_not_hide_the_other_keys() -> None:
+    results = filled()
+    value = torch.tensor([90.0, 1.0, 3.0, 2.0]).expand(B, H, 4)
+    results.record("decoder", 0, "prefill", 0, "received", value, q_start=0, kv_start=0)
+    piece = self_contained(results["received"]._repr_html_())
+    assert "most at position 0 (90), 2 (3)" in piece and "position 0 is left out" in piece
+    assert ">position 1<" in piece and ">90<" not in piece and ">3<" in piece
+
+
 def test_decode_alone_and_two_stacks() -> None:
     results = Results({"decoder": 1, "cross": 1})
     for step in (1, 2):
@@ -139,3 +151,51 @@ def test_decode_alone_and_two_stacks() -> None:
     piece = self_contained(results._repr_html_())
     assert "mean over the decode" in piece and piece.count("<rect") == 2 * H
     assert "entropy · cross" in piece
+
+
+# -- what others make of them ----------------------------------------------------------------------
+def test_a_prompt_shows_overlaps_and_folds_what_is_far_from_marks(smollm2: Any) -> None:
+    text = "Bob saw <b>1877</b> & left. " + "Nothing happened. " * 2600 + "Ann sings."
+    prompt = Prompt(smollm2[1], text).mark("all <i>", "Bob saw <b>1877").mark("year", "1877")
+    prompt.mark("ann", "Ann sings")
+    piece = self_contained(prompt._repr_html_())
+    words = re.sub("<[^>]+>", "", piece)
+    assert "all &lt;i&gt; (" in piece and "Bob saw &lt;b&gt;1877" in words
+    assert piece.count("linear-gradient") == int(prompt.regions["year"].sum())
+    assert piece.count("⋯") == 2 and "more, not shown" in piece and len(piece) < 500_000
+    before, _, behind = piece.partition("<details")
+    assert "1877" in re.sub("<[^>]+>", "", before) and "Ann" in behind.rpartition("</details>")[2]
+
+
+@pytest.mark.parametrize("length", [1, 159, 162, 170, 400, 5000])
+@pytest.mark.parametrize("marks", [[], [0], [-1], [3, 200], [80, 300]])
+def test_every_token_is_in_one_stretch(length: int, marks: list[int]) -> None:
+    marked = [False] * length
+    for mark in marks:
+        if mark < length:
+            marked[mark] = True
+    parts = list(_stretches(marked, 0, length))
+    assert [i for a, b, _ in parts for i in range(a, b)] == list(range(length))
+    assert not any(marked[i] for a, b, hidden in parts if hidden for i in range(a, b))
+    assert all(b - a > 80 for a, b, hidden in parts if hidden)
+    assert length < 400 or any(hidden for *_, hidden in parts)
+
+
+def test_a_batch_is_shown_item_by_item(smollm2: Any) -> None:
+    prompt = Prompt(smollm2[1], [f"Item <b>{i}" for i in range(6)])
+    piece = self_contained(prompt._repr_html_())
+    assert piece.count("<details") == 6 and piece.count(" open>") == 4
+    assert "<b>" not in piece
+
+
+def test_head_scores_name_their_best() -> None:
+    values = torch.tensor([[0.1, 0.9], [math.nan, 0.4]])
+    model = ModelId("tiny <b>", "Tiny", "abc")
+    scores = HeadScores("sink", values, model, {"text <i>": "<b>" * 900})
+    piece = self_contained(scores._repr_html_())
+    assert [piece.index(f">{one}<") for one in ("0.1", "1.1", "0.0")] == sorted(
+        piece.index(f">{one}<") for one in ("0.1", "1.1", "0.0")
+    )
+    assert "width:100%" in piece and "1 heads have no score" in piece and len(piece) < 9000
+    empty = HeadScores("sink", torch.full((1, 2), math.nan), model)
+    assert "2 heads have no score" in self_contained(empty._repr_html_())

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-__all__ = ["COLOURS", "bar", "chip", "folded", "heat", "line", "lines", "note", "table"]
+__all__ = [
+    "COLOURS", "bar", "beside", "chip", "folded", "heat", "line", "lines", "note", "table"
+]  # fmt: skip
 
 ORANGE = "232,120,20"
 # Of regions, in the order of their marking.
@@ -30,6 +32,12 @@ _POINTS = 300  # of a line
 def lines(*parts: str) -> str:
     """Pieces below one another, in one block with the font of all."""
     return f'<div style="{_FONT};max-width:70em">{"".join(part for part in parts if part)}</div>'
+
+
+def beside(*parts: str) -> str:
+    """Pieces side by side, below one another where the page is narrow."""
+    inside = "".join(f"<div>{part}</div>" for part in parts if part)
+    return f'<div style="display:flex;flex-wrap:wrap;gap:0 2.5em;align-items:start">{inside}</div>'
 
 
 def note(text: str) -> str:
@@ -58,17 +66,21 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) ->
     """
 
     def cells(tag: str, texts: Sequence[str], style: str) -> str:
-        return "".join(
-            f'<{tag} style="padding:.1em 1.2em .1em 0;text-align:{"left" if i < words else "right"}'
-            f';{style}">{text if isinstance(text, _Html) else html.escape(str(text))}</{tag}>'
-            for i, text in enumerate(texts)
-        )
+        found = []
+        for i, text in enumerate(texts):
+            side = "left" if i < words else "right"
+            shown = text if isinstance(text, _Html) else html.escape(str(text))
+            found.append(
+                f'<{tag} style="padding:.1em 1.2em .1em 0;text-align:{side};white-space:nowrap;'
+                f'{style}">{shown}</{tag}>'
+            )
+        return "".join(found)
 
     top = cells("th", head, "font-weight:600;border-bottom:1px solid rgba(128,128,128,.4)")
     body = "".join(f"<tr>{cells('td', row, 'vertical-align:top')}</tr>" for row in rows)
     return (
-        '<table style="border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.4em 0">'
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+        '<table style="border-collapse:collapse;font:inherit;font-variant-numeric:tabular-nums;'
+        f'margin:.4em 0"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
     )
 
 
@@ -205,7 +217,7 @@ def line(values: Tensor, places: Sequence[int], title: str, *, along: str) -> st
         title += f" (means of {size})"
     known = values[values.isfinite()]
     low, high = (float(known.min()), float(known.max())) if known.numel() else (0.0, 0.0)
-    wide, tall, left, top = 420, 70, 46, 20
+    wide, tall, left, top = 420, 70, 58, 20
     span = high - low or 1.0
     path, pen = [], "M"
     for i, value in enumerate(values.tolist()):

@@ -18,12 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from heapq import nlargest
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .display import COLOURS, chip, folded, lines, note
 from .errors import FoveateError
 
 __all__ = ["Prompt"]
@@ -424,39 +425,92 @@ class Prompt:
         return f"Prompt(batch_size={self.batch_size}, length={self.length}, marks={{{marks}}})"
 
     def _repr_html_(self) -> str:
-        """The tokens with their marks, for a notebook; everything of the prompt is escaped."""
+        """The tokens with their marks, for a notebook; everything of the prompt is escaped.
+
+        Long stretches without a mark are folded, and so are the items of a batch after the fourth.
+        """
         marks = [name for name in self._regions if name not in _BUILT_IN]
-        colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(marks)}
-        parts = ['<div style="font-family:monospace;line-height:1.8">']
-        for name in marks:
-            count = int(self._regions[name].sum())
-            parts.append(
-                f'<span style="background:{colours[name]};padding:0 .4em;margin-right:.6em">'
-                f"{html.escape(name)} ({count})</span>"
-            )
+        colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(marks)}
         masks = {name: region.cpu() for name, region in self._regions.items()}
-        ids = self.inputs["input_ids"].cpu()
-        for number, row in enumerate(self.token_rows):
-            parts.append('<div style="white-space:pre-wrap;margin:.5em 0">')
-            own = self._slice(number)
-            for position in range(own.start, own.stop):
-                names = [name for name, mask in masks.items() if mask[number, position]]
-                style = "".join(
-                    f"background:{colours[name]};" for name in names if name in colours
-                ) + ("opacity:.5;" if "special" in names else "")
-                title = f"{position} · id {int(ids[number, position])} · {', '.join(names) or '–'}"
-                shown = html.escape(row[position]).replace("\n", "↵\n")
-                parts.append(f'<span style="{style}" title="{html.escape(title)}">{shown}</span>')
-            parts.append("</div>")
-        parts.append("</div>")
-        return "".join(parts)
+        legend = [chip(f"{name} ({int(masks[name].sum())})", colours[name]) for name in marks]
+        size = f"{self.batch_size} × {self.length}" if self.batch_size > 1 else str(self.length)
+        head = f"{size} tokens; hover over one for its position, id and regions"
+        rows = self.token_rows
+        items = [
+            self._item_html(number, rows[number], masks, colours) for number in range(len(rows))
+        ]
+        if len(items) > 1:
+            names = (
+                f"item {number} · {len(one.ids)} tokens" for number, one in enumerate(self._items)
+            )
+            items = [
+                folded(name, item, shown=number < _OPEN)
+                for number, (name, item) in enumerate(zip(names, items, strict=True))
+            ]
+        return lines(note(head), f"<div>{''.join(legend)}</div>" if legend else "", *items)
+
+    def _item_html(
+        self, number: int, row: list[str], masks: Mapping[str, Tensor], colours: Mapping[str, str]
+    ) -> str:
+        own = self._slice(number)
+        ids = self.inputs["input_ids"][number].tolist()
+        marked = torch.zeros(self.length, dtype=torch.bool)
+        names: list[list[str]] = [[] for _ in range(self.length)]
+        for name, mask in masks.items():
+            for position in mask[number].nonzero().flatten().tolist():
+                names[position].append(name)
+            if name in colours:
+                marked |= mask[number]
+
+        def token(position: int) -> str:
+            inside = names[position]
+            title = f"{position} · id {ids[position]} · {', '.join(inside) or '–'}"
+            style = _background([colours[name] for name in inside if name in colours])
+            style += "opacity:.5" if "special" in inside else ""
+            shown = html.escape(row[position]).replace("\n", "↵\n")
+            return f'<span style="{style}" title="{html.escape(title)}">{shown}</span>'
+
+        parts = ['<div style="white-space:pre-wrap;overflow-wrap:anywhere;font-family:monospace;'
+                 'line-height:1.8;margin:.4em 0">']  # fmt: skip
+        for start, stop, hidden in _stretches(marked.tolist(), own.start, own.stop):
+            body = "".join(map(token, range(start, min(stop, start + _MOST) if hidden else stop)))
+            if hidden and stop - start > _MOST:
+                body += f" … and {stop - start - _MOST} more, not shown"
+            if hidden:
+                body = (
+                    '<details style="display:inline"><summary style="display:inline;cursor:pointer;'
+                    f'opacity:.7"> ⋯ {stop - start} tokens ⋯ </summary>{body}</details>'
+                )
+            parts.append(body)
+        return "".join([*parts, "</div>"])
 
 
-# Translucent, so that they read on light and dark pages alike.
-_COLOURS = tuple(
-    f"rgba({rgb},.35)"
-    for rgb in ("255,176,0", "76,132,255", "54,179,126", "232,84,120", "150,95,214", "0,173,181")
-)
+_OPEN = 4  # items of a batch shown open
+_LONG, _KEPT = 160, 40  # tokens without a mark that are folded; shown at both ends of the gap
+_MOST = 2000  # tokens of one fold that go into the page
+
+
+def _stretches(marked: list[bool], start: int, stop: int) -> Iterator[tuple[int, int, bool]]:
+    """``(from, to, folded)``: all tokens in order; what is far from any mark is folded."""
+    shown = start
+    edges = [start, *(i for i in range(start, stop) if marked[i]), stop - 1]
+    for before, after in pairwise(edges):
+        if after - before > _LONG:
+            yield shown, before + _KEPT, False
+            yield before + _KEPT, after - _KEPT, True
+            shown = after - _KEPT
+    yield shown, stop, False
+
+
+def _background(colours: list[str]) -> str:
+    """One colour, or as many stripes as a token has marks."""
+    if len(colours) < 2:
+        return f"background:{colours[0]};" if colours else ""
+    bands = [
+        f"{colour} {100 * i // len(colours)}% {100 * (i + 1) // len(colours)}%"
+        for i, colour in enumerate(colours)
+    ]
+    return f"background:linear-gradient({','.join(bands)});"
 
 
 # --------------------------------------------------------------------------- one item

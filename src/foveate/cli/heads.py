@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from ..display import heat
 from ..errors import FoveateError
 from ..find.heads import KINDS, find_heads
 from ..find.scores import HeadScores
@@ -113,6 +114,7 @@ def _page(scores: HeadScores, best: list[tuple[int, int]]) -> str:
         for key, value in {**scores.settings, "fingerprint": scores.model.fingerprint}.items()
     )
     title = html.escape(f"{scores.kind} heads of {scores.model.name}")
+    picture = heat(scores.values, range(scores.layers), scores.kind)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 "
@@ -120,6 +122,6 @@ def _page(scores: HeadScores, best: list[tuple[int, int]]) -> str:
         "main{display:flex;flex-wrap:wrap;gap:3rem}@media(prefers-color-scheme:dark)"
         "{body{color:#ddd;background:#181818}}</style>"
         f"<h1>{title}</h1><p>A head's score: {html.escape(KINDS[scores.kind].means)}. Rows are "
-        f"layers, columns heads.<main><div>{scores._repr_html_()}</div><div><h2>Highest</h2>"
+        f"layers, columns heads.<main><div>{picture}</div><div><h2>Highest</h2>"
         f"<table>{rows}</table><h2>How</h2><table>{found}</table></div></main></html>\n"
     )

@@ -8,13 +8,14 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import display
 from ..adapters.sites import sites
-from ..display import heat
 from ..errors import FoveateError
 from ._artefact import keep, kept
 from ._model import ModelId
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["HeadScores", "Heads"]
 
 _FORMAT = "foveate head scores, version 1"
+_NAMED = 8  # heads that a notebook names
 
 
 class Heads(list[tuple[int, int]]):
@@ -232,7 +234,23 @@ class HeadScores:
         return figure
 
     def _repr_html_(self) -> str:
-        return heat(self.values, range(self.layers), f"{self.kind} · {self.model.name}")
+        """A heat map, the highest heads by name, and how they were found."""
+        picture = display.heat(self.values, range(self.layers), f"{self.kind} · {self.model.name}")
+        best = self.top(min(_NAMED, self._scored)) if self._scored else Heads((), (0, 0))
+        most = max((abs(self[pair]) for pair in best), default=0.0) or 1.0
+        rows = [
+            (f"{layer}.{head}", f"{self[layer, head]:.4g}", display.bar(self[layer, head] / most))
+            for layer, head in best
+        ]
+        unscored = self.values.numel() - self._scored
+        how = [(name, shorten(str(value), 300)) for name, value in self.settings.items()]
+        how += [("fingerprint", self.model.fingerprint)]
+        return display.lines(
+            picture,
+            display.table(("layer.head", "score", ""), rows) if rows else "",
+            display.note(f"{unscored} heads have no score") if unscored else "",
+            display.folded("how they were found", display.table(("setting", "value"), how, 2)),
+        )
 
     def __repr__(self) -> str:
         chosen = self.top(min(3, self._scored)) if self._scored else ()

@@ -40,11 +40,8 @@ def results(given: Results) -> str:
 
 def series(given: Series) -> str:
     """Pictures of one measure, stack by stack."""
-    parts = []
-    for stack in [given.name] if given.name else given.stacks:
-        one = given.stack(stack)
-        parts += _pictures(one, f"{given.key} · {stack}", unit(given.key))
-    return display.lines(*parts)
+    stacks = [given.name] if given.name else given.stacks
+    return display.lines(*(display.beside(*_pictures(given.stack(one))) for one in stacks))
 
 
 def _row(one: Series, stack: str) -> tuple[str, ...]:
@@ -72,43 +69,50 @@ def _some(one: Series, phase: str) -> Tensor | None:
 
 def _grid(one: Series) -> Tensor | None:
     """One number a head, ``[L, H]``: of the prefill, or of the decode steps if there is none."""
-    if one.key.endswith(".indices") or one.axis in ("block", "row"):
-        return None  # a position, or rows that always sum to one
+    if one.key.endswith(".indices") or one.axis not in ("query", "top"):
+        return None  # positions; or what sums to the same in every head
     phase = "decode" if _some(one, "prefill") is None else "prefill"
     return one.mean(phase).detach().float().cpu()
 
 
-def _pictures(one: Series, title: str, measured: str) -> list[str]:
+def _pictures(one: Series) -> list[str]:
+    title, measured = f"{one.key} · {one.name}", unit(one.key)
     prefill, decode = _some(one, "prefill"), _some(one, "decode")
     if one.key.endswith(".indices"):
         return [f"<pre>{html.escape(repr(one))}</pre>"]
-    suffix = f", {measured}" if measured else ""
-    found = []
     if one.axis == "block" and prefill is not None:
-        grid = prefill.nanmean((0, 1, 2))  # (n, n)
+        grid, title = prefill.nanmean((0, 1, 2)), f"{title} · mean of all heads"  # (n, n)
         labels = range(len(grid))
-        title += " · mean of all heads"
         return [display.heat(grid, labels, title, row="query block", column="key block")]
-    if (grid := _grid(one)) is not None:
-        where = "decode" if prefill is None else "prefill"
-        found.append(display.heat(grid, one.layers, f"{title}{suffix} · mean over the {where}"))
-        found.append(display.note(_strongest(one, grid)))
     if one.axis in ("key", "row"):
         value = decode if prefill is None else prefill
-        if value is not None:
-            value = value[..., -1, :] if one.axis == "row" else value
-            keys = value.nanmean((0, 1, 2))  # (Sk,)
-            what = "last row" if one.axis == "row" else "received"
-            line = f"{title} · {what} by key, mean of all heads"
-            found.append(display.line(keys, range(len(keys)), line, along="position"))
-            best = keys.nan_to_num(-1).topk(min(4, len(keys)))
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            found.append(display.note("most: " + ", ".join(f"{i} ({v:.3g})" for i, v in pairs)))
-    elif decode is not None and decode.shape[3] > 1:
+        return [] if value is None else [_along_keys(one, value, title)]
+    title += f", {measured}" if measured else ""
+    found = []
+    if (grid := _grid(one)) is not None:
+        where = "decode" if prefill is None else "prefill"
+        found.append(display.heat(grid, one.layers, f"{title} · mean over the {where}"))
+    beside = [] if grid is None else [display.note(_strongest(one, grid))]
+    if decode is not None and decode.shape[3] > 1:
         over = [axis for axis in range(decode.ndim) if axis != 3]
-        line = f"{title}{suffix} · by decode step, mean of all heads"
-        found.append(display.line(decode.nanmean(over), one.steps, line, along="step"))
-    return found
+        line = f"{title} · by decode step, mean of all heads"
+        beside.append(display.line(decode.nanmean(over), one.steps, line, along="step"))
+    return [*found, "".join(beside)]
+
+
+def _along_keys(one: Series, value: Tensor, title: str) -> str:
+    """What each key got, the mean of all heads; of rows, the last one."""
+    value = value[..., -1, :] if one.axis == "row" else value
+    keys = value.nanmean((0, 1, 2))  # (Sk,)
+    best = keys.nan_to_num(-1).topk(min(5, len(keys)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    most = "most at position " + ", ".join(f"{i} ({v:.3g})" for i, v in pairs)
+    places = range(len(keys))
+    title += " · last row" if one.axis == "row" else ""
+    title += " · by key, mean of all heads"
+    if len(keys) > 2 and int(best.indices[0]) == 0:  # the sink would hide everything else
+        keys, places, title = keys[1:], places[1:], f"{title}; position 0 is left out"
+    return display.line(keys, places, title, along="position") + display.note(most)
 
 
 def _strongest(one: Series, grid: Tensor) -> str:
