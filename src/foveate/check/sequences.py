@@ -70,7 +70,10 @@ class _Texts:
         short = ids[:1, self.real]
         region = torch.zeros(LONG, dtype=torch.bool, device=ids.device)
         region[start + 1 : start + 4] = True
-        self.both, self.alone = _text(subject, both, mask), _text(subject, short, mask[:1, self.real])
+        self.both, self.alone = (
+            _text(subject, both, mask),
+            _text(subject, short, mask[:1, self.real]),
+        )
         self.regions = region.expand(2, -1).contiguous(), region[None, self.real]
         if side == "left" and "position_ids" in subject.parameters and mask.dim() == 2:
             self.both["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
@@ -98,7 +101,9 @@ def _padding(subject: Subject, side: str) -> float:
     except FoveateError:
         raise
     except Exception as error:
-        raise NotApplicable(f"the model alone does not run on text ({_first_line(error)})") from error
+        raise NotApplicable(
+            f"the model alone does not run on text ({_first_line(error)})"
+        ) from error
     own = difference(texts.rows(together), alone)
     tolerance = max(subject.tolerance, subject.floor)
     if not own <= 10 * tolerance:
@@ -180,7 +185,9 @@ def cache(subject: Subject) -> float:
         sequences, stepwise = steps()
         own = difference(stepwise, at_once(sequences))
     except Exception as error:
-        raise NotApplicable(f"the model alone does not generate here ({_first_line(error)})") from error
+        raise NotApplicable(
+            f"the model alone does not generate here ({_first_line(error)})"
+        ) from error
     if not own <= 20 * subject.tolerance:
         raise NotApplicable(f"the model alone answers otherwise from its cache ({own:.1g})")
     begun = sequences.shape[1] - STEPS - 1

@@ -147,7 +147,9 @@ class Subject:
             )
         return max(self.floor, 10 * moved)
 
-    def look(self, stack: str, gain: float | None = None, inputs: Any = None) -> dict[str, list[Seen]]:
+    def look(
+        self, stack: str, gain: float | None = None, inputs: Any = None
+    ) -> dict[str, list[Seen]]:
         """What the sites of a stack do, in the model as it is."""
         look = Look(stack, gain)
         with attach(self.model, look):
