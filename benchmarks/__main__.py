@@ -1,6 +1,6 @@
 """``python -m benchmarks [NAME ...]``: run benchmarks by name, all of them by default.
 
-``autopasta`` (quality, many minutes) runs only when named. Beside them stand
+``autopasta`` (quality, many minutes) and ``gpu`` (needs CUDA) run only when named. Beside them stand
 ``benchmarks.peers_*`` (other libraries, which have to be installed).
 """
 
@@ -10,7 +10,7 @@ import importlib
 import sys
 
 NAMES = ("operator", "precision", "prefill", "memory", "decode", "steering", "finders")
-LONG = ("autopasta",)  # many minutes: only when named
+LONG = ("autopasta", "gpu")  # many minutes, or a GPU: only when named
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:

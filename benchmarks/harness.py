@@ -130,20 +130,27 @@ def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def write(
-    name: str, title: str, rows: list[Timing], extra: Mapping[str, Any] | None = None
+def save(
+    path: Path, title: str, rows: list[Timing], extra: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write ``results/NAME.json`` and print the table."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    """Write the rows and what they were taken on to ``path``, named after the benchmark."""
+    path.parent.mkdir(exist_ok=True)
     payload = {
         "title": title,
-        "command": "python -m benchmarks " + name,
+        "command": "python -m benchmarks " + path.stem,
         "machine": machine(),
         "rows": [asdict(r) for r in rows],
         **(extra or {}),
     }
     path.write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def write(
+    name: str, title: str, rows: list[Timing], extra: Mapping[str, Any] | None = None
+) -> Path:
+    """Write ``results/NAME.json`` and print the table."""
+    path = save(RESULTS / f"{name}.json", title, rows, extra)
     print(f"\n{title}\n")
     for r in rows:
         ratio = "" if r.ratio is None else f"{r.ratio:6.2f} ×"

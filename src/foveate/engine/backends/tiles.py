@@ -28,6 +28,8 @@ HIDDEN = -1e30
 # and rows measured best.
 TILE = 2_400_000
 ROWS = 64
+# A GPU is bound by the launches of small kernels instead (so many numbers: 256 MB, not yet timed).
+TILES = {"cuda": 64_000_000}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +76,13 @@ def row_blocks(
                 runs.append([i, i + 1])
         return [(a, b, *_key_range(terms, shapes, a, b)) for a, b in runs]
     blocks, start = [], 0
-    heads = shapes.B * shapes.Hq
+    heads, tile = shapes.B * shapes.Hq, TILES.get(shapes.device.type, TILE)
     while start < shapes.Sq:
         rows = min(ROWS, shapes.Sq - start)
         for _ in range(4):  # the more rows, the more keys they see: shrink until it fits
             low, high = _key_range(terms, shapes, start, start + rows)
             cost = heads * (high - low)  # few rows read all keys again: up to 16 may exceed TILE
-            rows = max(min(16, 4 * TILE // cost), 1, min(rows, TILE // cost))
+            rows = max(min(16, 4 * tile // cost), 1, min(rows, tile // cost))
         stop = min(start + rows, shapes.Sq)
         blocks.append((start, stop, *_key_range(terms, shapes, start, stop)))
         start = stop
