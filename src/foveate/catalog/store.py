@@ -7,38 +7,31 @@ import difflib
 import functools
 import html
 import json
+import sqlite3
 import textwrap
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, SupportsIndex, overload
 
 from foveate._implements import Basis, Maturity
-from foveate.catalog.search import Index
-from foveate.catalog.status import STATUSES, status_of
+from foveate.catalog.database import database
+from foveate.catalog.search import notes, search
+from foveate.catalog.status import STATUSES, Status, status_of
 from foveate.errors import FoveateError
 
-__all__ = ["Paper", "Papers", "paper", "papers"]
+__all__ = ["Paper", "Papers", "off_topic", "paper", "papers"]
 
-# Fields that are searched and what a match in each counts: what a paper is called says more
-# about it than the experiment proposed to check it.
-_WEIGHTS = {
-    "slug": 6.0,
-    "name": 8.0,
-    "title": 8.0,
-    "does": 3.0,
-    "claim": 2.0,
-    "area": 2.0,
-    "stage": 1.0,
-    "needs": 1.0,
-    "check": 0.5,
-}
 _SHOWN = 20  # rows of a printed list
 
 
 @dataclass(frozen=True, repr=False)
 class Paper:
     """One paper and how far it works here.
+
+    A paper that a user's file brought has no area, tier, stage, does, claim, check and needs: these
+    are empty, the tier None.
 
     Attributes
     ----------
@@ -49,8 +42,8 @@ class Paper:
     year : int or None
         None where it is not known.
     area : str
-        Such as ``"steer-text"``, ``"sparse"``, ``"probe"``.
-    tier : int
+        Its family, such as ``"steer-text"``, ``"sparse"``, ``"probe"``.
+    tier : int or None
         1: at the core of foveate, 2: at its edge, 3: an oracle alone is enough.
     stage : tuple of str
         Which stages of an attention call it touches, as in a program: ``"select"``,
@@ -69,6 +62,21 @@ class Paper:
         Path of the file that says what was seen when its claim was tried.
     note : str or None
         Why it is off topic, or what could not be looked at when the status was computed.
+    date : str or None
+        When it was published, ``YYYY-MM-DD``.
+    authors : tuple of str
+        Names; empty where they are not known.
+    author_count : int or None
+        Of the authors, where their names are not known.
+    organisation : str or None
+    comments : int or None
+        How much it was talked about where the file came from.
+    doi, arxiv, url, abstract : str or None
+        As the user's files had them.
+    source : str
+        ``"foveate"`` if it is shipped, else the name of the file that brought it.
+    added : str
+        The day it came into the user's store, ``YYYY-MM-DD``.
     """
 
     slug: str
@@ -76,7 +84,7 @@ class Paper:
     name: str
     year: int | None
     area: str
-    tier: int
+    tier: int | None
     stage: tuple[str, ...]
     does: str
     claim: str
@@ -88,9 +96,25 @@ class Paper:
     implements: tuple[str, ...]
     evidence: str | None
     note: str | None
+    date: str | None = None
+    authors: tuple[str, ...] = ()
+    author_count: int | None = None
+    organisation: str | None = None
+    comments: int | None = None
+    doi: str | None = None
+    arxiv: str | None = None
+    url: str | None = None
+    abstract: str | None = None
+    source: str = "foveate"
+    added: str = ""
 
     def __repr__(self) -> str:
         return f"Paper({self.slug!r}, {self.title!r}, {self.year}, {self.status!r})"
+
+    @property
+    def summary(self) -> str:
+        """What it does, or its abstract if nobody here has said so; may be empty."""
+        return self.does or self.abstract or ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields under their names, ready for JSON."""
@@ -122,7 +146,7 @@ class Papers(list[Paper]):
     def _repr_html_(self) -> str:
         head = ("slug", "title", "year", "status", "what it does")
         body = [
-            (row.slug, row.title, row.year or "", row.status, textwrap.shorten(row.does, 160))
+            (row.slug, row.title, row.year or "", row.status, textwrap.shorten(row.summary, 160))
             for row in self
         ]
         return (
@@ -142,15 +166,16 @@ def papers(
     status: str | None = None,
     limit: int | None = None,
 ) -> Papers:
-    """List papers of the catalogue, best match first.
+    """List papers, best match first: those that foveate ships and those a user has added.
 
     Parameters
     ----------
     words : str, optional
-        Keywords; a paper is listed if any of them occurs, in any inflection. A whole slug,
-        name or title puts that paper first. Without words: all, in the catalogue's order.
+        What is looked for, in plain words or as keywords: papers in which any of the words
+        occurs, in any inflection, and with the extra ``search`` those that mean the like. A whole
+        slug, name or title puts that paper first. Without words: all, in the catalogue's order.
     area, needs, status : str, optional
-        Only papers with exactly this value.
+        Only papers with exactly this value. The area is the paper's family.
     tier, year : int, optional
         Only papers of this tier (1 to 3), of this year.
     limit : int, optional
@@ -164,33 +189,45 @@ def papers(
     Raises
     ------
     FoveateError
-        If a value is not one the catalogue knows; the sentence lists those it does.
+        If a value is not one the catalogue knows; the sentence lists those it does. If the store
+        is locked for too long or damaged.
+
+    Warns
+    -----
+    UserWarning
+        Once, if words are given and the search is by words alone; once, if the store of papers
+        cannot be written and is read from memory.
 
     Examples
     --------
-    >>> papers("attention sinks", needs="causal-lm", limit=5)  # doctest: +SKIP
+    >>> papers("reduce hallucination without training", needs="vlm", limit=5)  # doctest: +SKIP
     """
-    rows = _rows()
-    _check("area", area, sorted({row["area"] for row in rows}))
-    _check("needs", needs, sorted({row["needs"] for row in rows}))
-    _check("tier", tier, sorted({row["tier"] for row in rows}))
-    _check("status", status, STATUSES)
     if year is not None and type(year) is not int:
         raise FoveateError(f"year={year!r} must be a whole number such as 2024")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise FoveateError(f"limit={limit!r} must be a whole number of at least 1")
-    if words is not None and not isinstance(words, str):
-        raise FoveateError(f"words={words!r} must be text such as 'attention sinks'")
-
+    _check("status", status, STATUSES)
     wanted = {"area": area, "tier": tier, "year": year, "needs": needs}
-    found = Papers()
-    for row in _ranked(words):
-        if any(value is not None and row[field] != value for field, value in wanted.items()):
-            continue
-        item = _paper(row)
-        if status is None or item.status == status:
-            found.append(item)
-    return found[:limit]
+    wanted = {field: value for field, value in wanted.items() if value is not None}
+    with database().read() as db:
+        for field, value in wanted.items():
+            if field != "year":
+                known = db.execute(f"SELECT DISTINCT {field} FROM papers ORDER BY {field}")
+                _check(field, value, [row[0] for row in known if row[0] is not None])
+        # The catalogue's order: what is shipped, then what was added.
+        clause = " AND ".join(f"{field} = ?" for field in wanted) or "1"
+        rows = db.execute(
+            f"SELECT id, slug FROM papers WHERE {clause} ORDER BY shipped DESC, id",
+            tuple(wanted.values()),
+        ).fetchall()
+    # The status comes from the code, which takes seconds to import the first time: not while
+    # the store is held.
+    ids = [row["id"] for row in rows if status is None or _status(row["slug"]).status == status]
+    if words is not None:
+        narrowed = wanted or status is not None
+        ids = [hit.id for hit in search(words, among=ids if narrowed else None)]
+        _say_once()
+    return _read(ids[:limit])
 
 
 def paper(slug: str) -> Paper:
@@ -199,58 +236,59 @@ def paper(slug: str) -> Paper:
     Raises
     ------
     FoveateError
-        If the catalogue has no such slug; the sentence names the nearest ones.
+        If the store has no such slug; the sentence names the nearest ones.
     """
-    for row in _rows():
-        if row["slug"] == slug:
-            return _paper(row)
-    near = difflib.get_close_matches(str(slug), [row["slug"] for row in _rows()], cutoff=0.5)
+    with database().read() as db:
+        row = db.execute("SELECT * FROM papers WHERE slug = ?", (str(slug),)).fetchone()
+        slugs = [] if row else [slug for (slug,) in db.execute("SELECT slug FROM papers")]
+    if row is not None:
+        return _paper(row)
+    near = difflib.get_close_matches(str(slug), slugs, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`foveate papers WORDS` searches it"
     raise FoveateError(f"the catalogue has no paper {slug!r}; {hint}")
 
 
 @functools.cache
-def _rows() -> tuple[dict[str, Any], ...]:
-    lines = _data("catalog.jsonl").splitlines()
-    return tuple(json.loads(line) for line in lines)
-
-
-@functools.cache
 def off_topic() -> dict[str, str]:
     """Why each paper that is not about attention is not, by slug."""
-    reasons: dict[str, str] = json.loads(_data("off_topic.json"))
+    text = resources.files(__package__).joinpath("data", "off_topic.json").read_text("utf-8")
+    reasons: dict[str, str] = json.loads(text)
     return reasons
 
 
-@functools.cache
-def _index() -> Index:
-    documents = [
-        [" ".join(row[field]) if field == "stage" else row[field] for field in _WEIGHTS]
-        for row in _rows()
-    ]
-    return Index(documents, list(_WEIGHTS.values()))
+def _read(ids: list[int]) -> Papers:
+    """The papers with these ids, in this order."""
+    rows: dict[int, sqlite3.Row] = {}
+    with database().read() as db:
+        for start in range(0, len(ids), 500):  # an SQLite may take no more than 999 parameters
+            some = ids[start : start + 500]
+            marks = ", ".join("?" * len(some))
+            found = db.execute(f"SELECT * FROM papers WHERE id IN ({marks})", some)
+            rows |= {row["id"]: row for row in found}
+    return Papers(_paper(rows[paper]) for paper in ids if paper in rows)
 
 
-def _data(name: str) -> str:
-    return resources.files(__package__).joinpath("data", name).read_text(encoding="utf-8")
-
-
-def _ranked(words: str | None) -> list[dict[str, Any]]:
-    rows = _rows()
-    if words is None:
-        return list(rows)
-    found = [rows[number] for number in _index().search(words)]
-    whole = words.strip().casefold()
-    # Stable: among the named and among the others, the order of the search stands.
-    return sorted(
-        found, key=lambda row: whole not in {row[k].casefold() for k in ("slug", "name", "title")}
+def _paper(row: sqlite3.Row) -> Paper:
+    texts = {field: row[field] or "" for field in ("area", "needs", "does", "claim", "check")}
+    same = ("slug", "title", "name", "year", "tier", "date", "author_count", "organisation")
+    same += ("comments", "doi", "arxiv", "url", "abstract", "source", "added")
+    return Paper(
+        **texts,
+        **{field: row[field] for field in same},
+        stage=tuple((row["stage"] or "").split()),
+        authors=tuple(json.loads(row["authors"] or "[]")),
+        **vars(_status(row["slug"])),
     )
 
 
-def _paper(row: dict[str, Any]) -> Paper:
-    state = status_of(row["slug"], off_topic().get(row["slug"]))
-    own = {key: value for key, value in row.items() if key not in ("n", "stage")}
-    return Paper(**own, stage=tuple(row["stage"]), **vars(state))
+def _status(slug: str) -> Status:
+    return status_of(slug, off_topic().get(slug))
+
+
+@functools.cache
+def _say_once() -> None:
+    for note in notes():
+        warnings.warn(note, stacklevel=3)
 
 
 def _check(field: str, value: object, known: Iterable[object]) -> None:
