@@ -91,6 +91,10 @@ class Listener(Protocol):
         """Be told of a call; None where no method has anything to do."""
         ...
 
+    def passed(self, module: nn.Module) -> None:
+        """Be told that a watched module ran and did nothing that is known as attention."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Own:
@@ -166,14 +170,19 @@ def route(
                 visit.collect(output, program)
             return out, None
     given = own.run(q, k, v)
-    out: Tensor | None = None
-    edited: Tensor | None = None
+    heads = own.heads(given) if any(visit.handles_outputs for visit in visits) else None
+    edited = heads
     for visit in visits:
-        if visit.handles_outputs:
-            out = own.heads(given) if out is None else out
-            edited = visit.outputs(out if edited is None else edited)
+        if edited is not None:
+            edited = visit.outputs(edited)
         visit.count()
-    return (None if edited is out else edited), given
+    return (None if edited is heads else edited), given
+
+
+def passed(module: nn.Module) -> None:
+    """Tell those who listen that ``module`` ran and did nothing that is known as attention."""
+    for listener in _listeners.get(module, ()):
+        listener.passed(module)
 
 
 _ROWS = "foveate.rows"
@@ -229,15 +238,19 @@ class _Switched:
 def switch(
     holder: Any, name: str, value: Any, owner: object, undo: list[Callable[[], None]]
 ) -> None:
-    """Set an attribute in ``vars(holder)`` until the last owner is gone."""
+    """Set an attribute in ``vars(holder)`` until the last owner is gone (in a dict, itself)."""
     undo.append(partial(_restore, holder, name, owner))
     with lock:
         entry = _switched.get((id(holder), name))
         if entry is None:
-            entry = _Switched(holder, name, vars(holder).get(name, _MISSING), value)
+            entry = _Switched(holder, name, _vars(holder).get(name, _MISSING), value)
             _switched[id(holder), name] = entry
         entry.owners.add(owner)
-        vars(holder)[name] = entry.now
+        _vars(holder)[name] = entry.now
+
+
+def _vars(holder: Any) -> dict[str, Any]:
+    return holder if isinstance(holder, dict) else vars(holder)
 
 
 def _restore(holder: Any, name: str, owner: object) -> None:
@@ -249,11 +262,11 @@ def _restore(holder: Any, name: str, owner: object) -> None:
         if entry.owners:
             return
         # what a user chose meanwhile stays
-        if vars(holder).get(name, _MISSING) is entry.now:
+        if _vars(holder).get(name, _MISSING) is entry.now:
             if entry.was is _MISSING:
-                del vars(holder)[name]
+                del _vars(holder)[name]
             else:
-                vars(holder)[name] = entry.was
+                _vars(holder)[name] = entry.was
         del _switched[id(holder), name]
 
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from . import processors
 from .calls import Base
-from .dispatch import Own, route, switch
+from .dispatch import Own, passed, route, switch
 from .reach import functions
 from .rebind import calls, copied
 from .sites import heads_of
@@ -142,19 +143,24 @@ def _dispatched(
 
     owner = module()
     assert owner is not None
+    mask = attn_mask  # [B, Sk] says which keys there are
+    if isinstance(mask, Tensor) and mask.shape == (query.shape[0], key.shape[1]):
+        mask = mask[:, None, None]
     options = {"scaling": scale, "dropout": dropout_p}
     tensors = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    out, given = _attend(owner, run, tensors, attn_mask, options, is_causal)
+    out, given = _attend(owner, run, tensors, mask, options, is_causal)
     return given if out is None else out.transpose(1, 2)
 
 
-def _softmax(module: nn.Module, native: Callable[[], Tensor], scores: Tensor, dtype: Any) -> Tensor:
-    """A softmax over the keys inside an attached module: ``[…, H, Sq, Sk]``."""
+def _softmax(
+    module: nn.Module, native: Callable[[], Tensor], scores: Tensor, dtype: Any
+) -> Tensor | None:
+    """A softmax over the keys inside an attached module, ``[…, H, Sq, Sk]``; None if it is not."""
     heads = heads_of(module)
     fold = _Fold(scores, heads)
     x = fold(scores)
     if heads is not None and x.shape[1] not in (1, heads):
-        return native()  # not the attention's
+        return None
     like = x.new_zeros(()).expand(*x.shape[:2], x.shape[3], 1)
     own = Own(lambda q, k, v: native(), _identity, "sdpa", {}, False, _nothing, scores=True)
     out, given = route(module, like[:, :, :1].expand(*x.shape[:3], 1), like, like, x, own)
@@ -172,49 +178,63 @@ _SOFTMAXES = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 class _Intercept(TorchFunctionMode):
     """Sees every torch function called in one module's forward; lets all but attention pass."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, given: Tensor | None) -> None:
         super().__init__()
         self.module = module
+        self.given = given  # the forward's first tensor
+        self.attended = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func in _SOFTMAXES:
-            return self._softmax(func, args, kwargs)
+            scores: Tensor = args[0] if args else kwargs["input"]
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            return self.softmax(partial(func, *args, **kwargs), scores, dim, kwargs.get("dtype"))
         if func is F.scaled_dot_product_attention:
-            return _sdpa(weakref.ref(self.module), func, *args, **kwargs)
+            return self.sdpa(*args, **kwargs)
         if func is F.multi_head_attention_forward:
-            return _multi_head(self.module)(*args, **kwargs)
+            return self._multi_head()(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _softmax(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Tensor:
-        native = partial(func, *args, **kwargs)
-        scores: Tensor = args[0] if args else kwargs["input"]
-        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if dim not in (-1, scores.dim() - 1) or scores.dim() < 3 or not scores.is_floating_point():
+    def sdpa(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.attended = True
+        return _sdpa(weakref.ref(self.module), F.scaled_dot_product_attention, *args, **kwargs)
+
+    def softmax(self, native: Callable[[], Tensor], scores: Tensor, dim: Any, dtype: Any) -> Tensor:
+        if not self._over_keys(scores, dim):
             return native()
-        return _softmax(self.module, native, scores, kwargs.get("dtype"))
+        out = _softmax(self.module, native, scores, dtype)
+        if out is None:
+            return native()
+        self.attended = True
+        return out
 
+    def _over_keys(self, scores: Tensor, dim: Any) -> bool:
+        """Whether a softmax can be the attention's: over the last of at least three axes.
 
-def _multi_head(module: nn.Module) -> Callable[..., Any]:
-    """``F.multi_head_attention_forward`` with ours inside: what a mode no longer sees."""
-    owner = weakref.ref(module)
+        Not one of channels over channels (cross-covariance attention): square, as many as a head
+        has channels, which is not how many tokens came in.
+        """
+        if dim not in (-1, scores.dim() - 1) or scores.dim() < 3 or not scores.is_floating_point():
+            return False
+        heads, given = heads_of(self.module), self.given
+        if given is None or given.dim() != 3 or heads is None:
+            return True
+        rows, columns = scores.shape[-2:]
+        return rows != columns or rows * heads != given.shape[2] or rows in given.shape[:2]
 
-    def softmax(input: Tensor, dim: int | None = None, **rest: Any) -> Tensor:
-        native = partial(F.softmax, input, dim, **rest)
-        return _softmax(module, native, input, rest.get("dtype"))
+    def _multi_head(self) -> Callable[..., Any]:
+        """``F.multi_head_attention_forward`` with ours inside: what a mode no longer sees."""
 
-    function = F.multi_head_attention_forward
-    assert isinstance(function, FunctionType)
-    return copied(
-        function,
-        {
-            "scaled_dot_product_attention": partial(_sdpa, owner, F.scaled_dot_product_attention),
-            "softmax": softmax,
-        },
-        deep=0,
-    )
+        def softmax(input: Tensor, dim: int | None = None, **rest: Any) -> Tensor:
+            return self.softmax(partial(F.softmax, input, dim, **rest), input, dim, None)
+
+        function = F.multi_head_attention_forward
+        assert isinstance(function, FunctionType)
+        ours = {"scaled_dot_product_attention": self.sdpa, "softmax": softmax}
+        return copied(function, ours, deep=0)
 
 
 class _Intercepted:
@@ -225,8 +245,12 @@ class _Intercepted:
         self._forward = forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Intercept(self._module):
-            return self._forward(*args, **kwargs)
+        tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        with _Intercept(self._module, next(tensors, None)) as watch:
+            result = self._forward(*args, **kwargs)
+        if not watch.attended:
+            passed(self._module)
+        return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return _plain_forward(memo, self._module, self._forward)
@@ -293,6 +317,11 @@ def connect(owner: object, module: nn.Module, how: str, undo: list[Callable[[], 
     """
     if isinstance(module, nn.MultiheadAttention):
         _slow(module, owner, undo)
+    processor = processors.processor_of(module)
+    if how == "rebound" and processor is not None:
+        ours = processors.twin(processor, replacements(module))
+        switch(processors.holder_of(module), "processor", ours, owner, undo)
+        return
     if how == "intercepted":
         switch(module, "forward", _Intercepted(module, module.forward), owner, undo)
         return

@@ -13,26 +13,15 @@ from types import FunctionType
 
 from torch import nn
 
-from .rebind import ATTENDS, calls, copyable, mentions, named
+from .rebind import calls, copyable, mentions, named
 
-__all__ = ["causal", "functions", "reach"]
+__all__ = ["causal", "functions", "reach", "rebindable"]
 
 _SOFTMAX = ("softmax", "Softmax")
 _CAUSAL = ("is_causal", "tril", "triu", "causal_mask")
-_QUERIES = (
-    "q",
-    "q_proj",
-    "query",
-    "to_q",
-    "wq",
-    "w_q",
-    "q_lin",
-    "qkv",
-    "c_attn",
-    "in_proj",
-    "Wqkv",
-)
-_KEYS = ("k", "k_proj", "key", "to_k", "wk", "w_k", "k_lin", "qkv", "c_attn", "in_proj", "Wqkv")
+_BOTH = ("qkv", "c_attn", "in_proj", "Wqkv")
+_QUERIES = ("q", "q_proj", "query", "to_q", "wq", "w_q", "q_lin", *_BOTH)
+_KEYS = ("k", "k_proj", "key", "to_k", "wk", "w_k", "k_lin", *_BOTH)
 
 
 @cache
@@ -49,38 +38,49 @@ def functions(cls: type) -> dict[str, FunctionType]:
 
 
 @cache
-def _shadowed(cls: type, names: tuple[str, ...]) -> bool:
-    """Whether an overridden function of a base calls one of ``names``: out of a copy's reach."""
+def _beneath(cls: type) -> tuple[FunctionType, ...]:
+    """Functions that a class overrides and calls by ``super()``: out of a copy's reach."""
     own = functions(cls)
-    return any(
-        isinstance(member, FunctionType) and own.get(name) is not member and calls(member, names)
+    return tuple(
+        member
         for base in cls.__mro__[1:]
         if base.__module__.split(".")[0] != "torch"
         for name, member in vars(base).items()
+        if isinstance(member, FunctionType)
+        and (over := own.get(name)) not in (None, member)
+        and mentions(over, ("super",))
     )
+
+
+@cache
+def _code(cls: type) -> tuple[FunctionType, ...]:
+    """All functions that a class of modules may run, without their decorators."""
+    return tuple(map(inspect.unwrap, (*functions(cls).values(), *_beneath(cls))))
 
 
 @cache
 def _attends(cls: type) -> bool:
-    return any(calls(function) for function in _unwrapped(cls))
+    return any(calls(function) for function in _code(cls))
 
 
 @cache
-def _unwrapped(cls: type) -> tuple[FunctionType, ...]:
-    return tuple(inspect.unwrap(function) for function in functions(cls).values())
+def _rebindable(cls: type, fused: bool) -> bool:
+    """Whether all attention of a class goes through names that a copy of its code can exchange.
 
-
-@cache
-def _rebindable(cls: type) -> bool:
-    """Whether all attention of a class goes through names that a copy of its code can exchange."""
+    ``fused``: a softmax beside them is for others than this instance.
+    """
     attending = [f for f in functions(cls).values() if calls(f)]
     return (
         bool(attending)
-        and len(attending) == sum(calls(f) for f in _unwrapped(cls))
+        and len(attending) == sum(calls(f) for f in _code(cls))
         and all(copyable(function) for function in attending)
-        and not any(calls(function, _SOFTMAX) for function in _unwrapped(cls))
-        and not _shadowed(cls, ATTENDS)
+        and (fused or not any(calls(function, _SOFTMAX) for function in _code(cls)))
     )
+
+
+def rebindable(cls: type) -> bool:
+    """Whether all that a class attends goes through names that a copy of its code can exchange."""
+    return _rebindable(cls, False)
 
 
 def _written_out(module: nn.Module) -> bool:
@@ -88,7 +88,7 @@ def _written_out(module: nn.Module) -> bool:
     cls: type = type(module)
     if isinstance(module, nn.MultiheadAttention):
         return True
-    own = any(mentions(function, _SOFTMAX) for function in _unwrapped(cls)) or any(
+    own = any(mentions(function, _SOFTMAX) for function in _code(cls)) or any(
         isinstance(child, nn.Softmax) for child in module.children()
     )
     if not own:
@@ -104,7 +104,7 @@ def reach(module: nn.Module) -> str | None:
     cls: type = type(module)
     if cls.__module__.startswith("torch.nn.") and not isinstance(module, nn.MultiheadAttention):
         return None
-    if _rebindable(cls):
+    if _rebindable(cls, getattr(module, "fused_attn", False) is True):  # timm's word for it
         return "rebound"
     return "intercepted" if _attends(cls) or _written_out(module) else None
 
@@ -114,7 +114,7 @@ def causal(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):  # its caller says so, by a mask
         return False
     cls: type = type(module)
-    words = {name for f in _unwrapped(cls) for name in named(f)}
+    words = {name for f in _code(cls) for name in named(f)}
     return not words.isdisjoint(_CAUSAL) or any(
         name in ("mask", "tril", "bias", "causal_mask") for name, _ in module.named_buffers()
     )

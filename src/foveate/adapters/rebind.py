@@ -9,7 +9,7 @@ trace it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -41,9 +41,20 @@ def named(function: FunctionType) -> set[str]:
     return found
 
 
+def _aliases(function: FunctionType, names: Iterable[str]) -> dict[str, str]:
+    """Globals of a function that are one of ``names``, whatever they are called there."""
+    wanted, found = set(names), {}
+    for name in named(function):
+        value = function.__globals__.get(name)
+        known = getattr(value, "__name__", None) if callable(value) else None
+        if known in wanted:
+            found[name] = known
+    return found
+
+
 def mentions(function: FunctionType, names: tuple[str, ...]) -> bool:
-    """Whether the code of a function names one of ``names`` itself."""
-    return not named(function).isdisjoint(names)
+    """Whether the code of a function speaks of one of ``names`` itself."""
+    return not named(function).isdisjoint(names) or bool(_aliases(function, names))
 
 
 def _helpers(function: FunctionType) -> Iterator[tuple[str, FunctionType, bool]]:
@@ -99,10 +110,10 @@ def copied(function: FunctionType, replace: Mapping[str, Any], deep: int = _DEEP
     if mentions(function, tuple(replace)):
         for name in named(function):
             value = own.get(name)
-            if name in replace and name in own:
-                names[name] = replace[name]
-            elif value is torch or value is torch.nn or value is torch.nn.functional:
+            if value is torch or value is torch.nn or value is torch.nn.functional:
                 names[name] = _stand_in(value, replace)
+        for name, known in _aliases(function, replace).items():
+            names[name] = replace[known]
     for name, helper, plain in _helpers(function) if deep > 0 else ():
         if plain and name not in replace and calls(helper, tuple(replace), deep - 1):
             names[name] = copied(helper, replace, deep - 1)

@@ -14,7 +14,8 @@ module name. Sites are numbered in module order within a *stack*:
 ============ =======================================================================================
 
 Where one model has several of a kind, the largest keeps the plain name and the others add the name
-of their container: ``vision.decoder.decoder_layers``.
+of their container: ``vision.decoder.decoder_layers``. The stacks of diffusers' models are told in
+:mod:`.diffusers`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from typing import Any
 
 from torch import nn
 
+from . import diffusers
+from .processors import processor_of, reach_of
 from .reach import causal as looks_causal
 from .reach import reach
 
@@ -37,6 +40,7 @@ __all__ = ["Site", "dispatcher", "heads_of", "sites", "unreachable"]
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"
 _dispatchers: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
 
+_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_q_heads", "heads")
 _CROSS = re.compile(r"cross|enc_?dec|encoder_attn|encoder_decoder|multihead_attn$")
 _VISION = re.compile(r"^(vision|visual|vit$|image_)")
 _AUDIO = re.compile(r"^audio")
@@ -62,11 +66,16 @@ class Site:
     heads : int or None
         Query heads; None where the module does not say.
     kind : str
-        ``decoder``, ``encoder``, ``cross``, ``vision``, ``text`` or ``audio``: what the stack is,
-        even where its name is longer.
+        ``decoder``, ``encoder``, ``cross``, ``vision``, ``text`` or ``audio``; in a denoiser
+        ``self``, ``cross``, ``joint`` or ``single``: what the stack is, even where its name is
+        longer.
     reach : {"interface", "rebound", "intercepted"}
         How its calls are come by: through transformers' attention interface, on a copy of the
         module's code, or by watching its forward.
+    order : {"text first", "image first"}, optional
+        How a denoiser's joint attention lines up its tokens, where that is known.
+    denoiser : bool
+        Whether it is in a denoiser (of diffusers).
     """
 
     ref: weakref.ref[nn.Module]
@@ -77,6 +86,8 @@ class Site:
     heads: int | None
     kind: str
     reach: str = "interface"
+    order: str | None = None
+    denoiser: bool = False
 
     @property
     def module(self) -> nn.Module:
@@ -121,7 +132,7 @@ def _dispatcher(cls: type) -> tuple[Mapping[str, Any], str] | None:
 
 def heads_of(module: nn.Module) -> int | None:
     """How many query heads a module says it has."""
-    for attribute in ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_q_heads"):
+    for attribute in _HEADS:
         value = getattr(module, attribute, None)
         if isinstance(value, int) and value > 0:
             return value
@@ -170,8 +181,16 @@ def _kind(model: nn.Module, owner: nn.Module, module: nn.Module, parts: list[str
 def _reached(model: nn.Module) -> dict[str, str]:
     """The modules that attend, by address, and how their calls are come by."""
     found = {}
+    held = set()  # processors that are modules: the code of the module that holds them
     for name, module in model.named_modules():
-        how = "interface" if dispatcher(type(module)) is not None else reach(module)
+        if name in held:
+            continue
+        processor = processor_of(module)
+        if processor is not None:
+            held.add(f"{name}.processor" if name else "processor")
+            how = reach_of(processor)
+        else:
+            how = "interface" if dispatcher(type(module)) is not None else reach(module)
         if how is not None:
             found[name] = how
     # what is watched must attend by itself: a module around others that do is only their frame
@@ -189,8 +208,10 @@ def _inside(name: str, of: str) -> bool:
 def sites(model: nn.Module) -> list[Site]:
     """All attention sites of ``model`` in module order (none: an empty list)."""
     models = {"": model} | {name: m for name, m in model.named_modules() if _is_model(m)}
+    denoisers = {name: m for name, m in model.named_modules() if diffusers.is_model(m)}
+    named: dict[tuple[str, str], str] = {}
     groups: dict[tuple[str, str], list[tuple[str, nn.Module]]] = {}
-    order: list[tuple[str, nn.Module, tuple[str, str]]] = []
+    order: list[tuple[str, nn.Module, tuple[str, str], int | None]] = []
     reached = _reached(model)
     for name, module in model.named_modules():
         if name not in reached:
@@ -201,14 +222,24 @@ def sites(model: nn.Module) -> list[Site]:
             for i in range(len(parts), -1, -1)
             if (prefix := ".".join(parts[:i])) in models
         )
+        at = next((i for i in range(len(parts)) if ".".join(parts[:i]) in denoisers), None)
         first = next((i for i, part in enumerate(parts) if part.isdigit()), max(len(parts) - 1, 0))
-        group = (_kind(model, owner, module, parts), ".".join(parts[:first]))
+        container = ".".join(parts[:first]) or name
+        if at is None:
+            group = (_kind(model, owner, module, parts), container)
+        else:
+            kind, stack = diffusers.place(denoisers[".".join(parts[:at])], module, parts[at:])
+            group = (kind, stack or container)
+            if stack is not None:
+                named[group] = stack
         groups.setdefault(group, []).append((name, module))
-        order.append((name, module, group))
-    names = _stack_names({group: len(members) for group, members in groups.items()})
+        order.append((name, module, group, at))
+    sizes = {group: len(members) for group, members in groups.items() if group not in named}
+    names = _stack_names(sizes) | named
     counts = dict.fromkeys(groups, 0)
     found = []
-    for name, module, group in order:
+    for name, module, group, at in order:
+        denoiser = None if at is None else denoisers[".".join(name.split(".")[:at])]
         found.append(
             Site(
                 ref=weakref.ref(module),
@@ -219,10 +250,12 @@ def sites(model: nn.Module) -> list[Site]:
                 heads=heads_of(module),
                 kind=group[0],
                 reach=reached[name],
+                order=None if denoiser is None else diffusers.order_of(denoiser),
+                denoiser=denoiser is not None and diffusers.denoises(denoiser),
             )
         )
         counts[group] += 1
-    return found
+    return diffusers.renamed(found) if isinstance(model, diffusers.Components) else found
 
 
 def _stack_names(sizes: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], str]:

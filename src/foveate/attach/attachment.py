@@ -229,7 +229,8 @@ def _sites_of(model: Any) -> list[Site]:
     how = " by a way of their own" if alike else ""
     raise FoveateError(
         f"{type(model).__name__} has no attention that foveate can reach: a module that dispatches "
-        f"through transformers' attention interface was wanted. {seen}{how}."
+        "through transformers' attention interface, calls scaled_dot_product_attention or takes a "
+        f"softmax over keys was wanted. {seen}{how}."
     )
 
 

@@ -86,7 +86,7 @@ class Session:
             self.run.calls.append(self._summary(frame))
 
     def _summary(self, frame: Frame) -> Forward:
-        time = frame.decoder or next(iter(frame.times.values()))
+        time = frame.decoder or next(iter(frame.times.values()), Time("prefill", 0, 0, 0, 0))
         return Forward(*time, sites=dict(frame.stacks), edited=frame.edited)
 
     def _check_reached(self, frame: Frame, module: nn.Module) -> None:
@@ -182,6 +182,24 @@ class Session:
             if method.scope.now(call.phase, call.step):
                 return Visit(self, frame, place, call, (q, k, v), mask, hits, cache)
         return None
+
+    def passed(self, module: nn.Module) -> None:
+        """See :class:`foveate.adapters.dispatch.Listener`."""
+        place = self._places[id(module)]
+        why = (
+            "it mixes its tokens by a way of its own (channels attend to channels, a linear "
+            "attention, a kernel), which is no softmax over keys"
+        )
+        if place.methods:
+            raise FoveateError(
+                f"{place.site.name} ({type(module).__name__}) has no attention to edit or measure: "
+                f"{why}. Leave it out with layers= or stack=."
+            )
+        place.why[why] = None
+        frame = self._frame()
+        frame.hits[id(place)] = frame.hits.get(id(place), 0) + 1
+        if frame.hits[id(place)] == 1:
+            frame.stacks[place.site.stack] = frame.stacks.get(place.site.stack, 0) + 1
 
     def _call(self, frame: Frame, site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Call:
         """Where and when this is; the first call of a stack in a forward sets the stack's time."""
