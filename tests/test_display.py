@@ -150,7 +150,7 @@ def test_decode_alone_and_two_stacks() -> None:
             results.record(stack, 0, "decode", step, "entropy", value, q_start=step, kv_start=0)
     piece = self_contained(results._repr_html_())
     assert "mean over the decode" in piece and piece.count("<rect") == 2 * H
-    assert "entropy · cross" in piece
+    assert "entropy, nats · cross" in piece
 
 
 # -- what others make of them ----------------------------------------------------------------------

@@ -234,7 +234,7 @@ def line(values: Tensor, places: Sequence[int], title: str, *, along: str) -> st
     base = top + tall + 13
     axis = f"M{left - 4} {top - 4}V{top + tall + 2}H{left + wide}"
     return _svg(
-        (left + wide + 20, base + 8),
+        (max(left + wide, 6.5 * len(title)) + 20, base + 8),
         f'<text x="0" y="12" font-size="12">{html.escape(title)}</text>',
         f'<path d="{axis}" fill="none" stroke="rgba(128,128,128,.5)"/>',
         f'<path d="{"".join(path)}" fill="none" stroke="rgb({ORANGE})" stroke-width="2" '

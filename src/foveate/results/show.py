@@ -40,8 +40,12 @@ def results(given: Results) -> str:
 
 def series(given: Series) -> str:
     """Pictures of one measure, stack by stack."""
-    stacks = [given.name] if given.name else given.stacks
-    return display.lines(*(display.beside(*_pictures(given.stack(one))) for one in stacks))
+    parts = []
+    for name in [given.name] if given.name else given.stacks:
+        measured = f", {unit(given.key)}" if unit(given.key) else ""
+        parts.append(display.note(f"{given.key}{measured} · {name}"))
+        parts.append(display.beside(*_pictures(given.stack(name))))
+    return display.lines(*parts)
 
 
 def _row(one: Series, stack: str) -> tuple[str, ...]:
@@ -76,31 +80,29 @@ def _grid(one: Series) -> Tensor | None:
 
 
 def _pictures(one: Series) -> list[str]:
-    title, measured = f"{one.key} · {one.name}", unit(one.key)
     prefill, decode = _some(one, "prefill"), _some(one, "decode")
     if one.key.endswith(".indices"):
         return [f"<pre>{html.escape(repr(one))}</pre>"]
     if one.axis == "block" and prefill is not None:
-        grid, title = prefill.nanmean((0, 1, 2)), f"{title} · mean of all heads"  # (n, n)
-        labels = range(len(grid))
+        grid = prefill.nanmean((0, 1, 2))  # (n, n)
+        labels, title = range(len(grid)), "mean of all heads"
         return [display.heat(grid, labels, title, row="query block", column="key block")]
     if one.axis in ("key", "row"):
         value = decode if prefill is None else prefill
-        return [] if value is None else [_along_keys(one, value, title)]
-    title += f", {measured}" if measured else ""
+        return [] if value is None else [_along_keys(one, value)]
     found = []
     if (grid := _grid(one)) is not None:
         where = "decode" if prefill is None else "prefill"
-        found.append(display.heat(grid, one.layers, f"{title} · mean over the {where}"))
+        found.append(display.heat(grid, one.layers, f"mean over the {where}"))
     beside = [] if grid is None else [display.note(_strongest(one, grid))]
     if decode is not None and decode.shape[3] > 1:
         over = [axis for axis in range(decode.ndim) if axis != 3]
-        line = f"{title} · by decode step, mean of all heads"
-        beside.append(display.line(decode.nanmean(over), one.steps, line, along="step"))
+        title = "by decode step, mean of all heads"
+        beside.append(display.line(decode.nanmean(over), one.steps, title, along="step"))
     return [*found, "".join(beside)]
 
 
-def _along_keys(one: Series, value: Tensor, title: str) -> str:
+def _along_keys(one: Series, value: Tensor) -> str:
     """What each key got, the mean of all heads; of rows, the last one."""
     value = value[..., -1, :] if one.axis == "row" else value
     keys = value.nanmean((0, 1, 2))  # (Sk,)
@@ -108,8 +110,7 @@ def _along_keys(one: Series, value: Tensor, title: str) -> str:
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     most = "most at position " + ", ".join(f"{i} ({v:.3g})" for i, v in pairs)
     places = range(len(keys))
-    title += " · last row" if one.axis == "row" else ""
-    title += " · by key, mean of all heads"
+    title = ("last row " if one.axis == "row" else "") + "by key, mean of all heads"
     if len(keys) > 2 and int(best.indices[0]) == 0:  # the sink would hide everything else
         keys, places, title = keys[1:], places[1:], f"{title}; position 0 is left out"
     return display.line(keys, places, title, along="position") + display.note(most)
