@@ -65,6 +65,11 @@ def _as_bias(mask: Tensor) -> Tensor:
     return mask if mask.dtype == torch.bool else mask.masked_fill(~_as_visible(mask), -torch.inf)
 
 
+def _as_term(mask: Tensor) -> Tensor:
+    """A bias, or a bool mask, as a term on the scores."""
+    return torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else mask
+
+
 def _padding(info: MaskInfo) -> Tensor | None:
     """Real keys of the call, bool ``[B, Sk]``; None when nothing would be hidden by it."""
     padding = info.padding
@@ -172,7 +177,11 @@ def base_program(
         causal = implicit_causal and query.shape[2] > 1 and not cross
         program = program.evolve(causal=causal, q_offset=q_start)
     elif isinstance(mask, Tensor) and mask.dim() == 4:
-        program = program.evolve(bias=_as_bias(mask[..., : key.shape[2]]), q_offset=q_start)
+        term = _as_bias(mask[..., : key.shape[2]])
+        if term.shape[2] == 1 < query.shape[2]:  # every query is shown the same keys
+            program = program.evolve(key_bias=_as_term(term[:, :, 0]), q_offset=q_start)
+        else:
+            program = program.evolve(bias=term, q_offset=q_start)
     else:
         shape = f" of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else ""
         raise FoveateError(
