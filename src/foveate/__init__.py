@@ -5,7 +5,8 @@ from typing import Any as _Any
 
 from . import decoding, find, layers, methods, tasks
 from .attach import Run, attach
-from .catalog import papers
+from .catalog import paper, papers
+from .check import check
 from .engine.attention import attention, plan
 from .engine.measures import block_map, distance, entropy, mass, max, received, rows, top
 from .engine.partial import Partial, merge
@@ -71,6 +72,7 @@ __all__ = [
     "Capture",
     "AttendTo",
     "inspect",
+    "check",
     # the text methods of the literature
     "PASTA",
     "AutoPASTA",
@@ -102,6 +104,7 @@ __all__ = [
     "methods",
     "tasks",
     # the literature
+    "paper",
     "papers",
     "FoveateError",
 ]

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ..catalog.command import register as register_papers
 from ..errors import FoveateError
-from . import compare, demo, heads, reproduce, see, steer
+from . import check, compare, demo, heads, reproduce, see, steer, ui
 
 __all__ = ["app", "main"]
 
@@ -58,9 +58,11 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("see")(see.see)
 app.command("steer")(steer.steer)
+app.command("check")(check.check)
 app.command("heads")(heads.heads)
 app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)
+app.command("ui")(ui.ui)
 register_papers(app)
 
 
