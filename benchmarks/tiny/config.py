@@ -7,8 +7,11 @@ keep their default; what a class derives from others when it is not given is lef
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 __all__ = ["WIDTH", "tiny"]
@@ -56,18 +59,38 @@ def _layers(old: Any) -> Any:
 
 
 def _kinds(old: Any) -> Any:
-    """Two layers of different kinds, in their order."""
+    """Two layers of different kinds, one of them full attention where there is such a kind."""
     if not isinstance(old, list | tuple) or len(old) <= LAYERS:
         return old
     kinds = list(dict.fromkeys(old))
+    full = [k for k in kinds if isinstance(k, str) and re.match(r"(full_)?attention$|hybrid$", k)]
+    kinds = [k for k in kinds if k not in full[:1]][: LAYERS - len(full[:1])] + full[:1]
     return type(old)((kinds + kinds)[:LAYERS])
+
+
+def _rope(old: Any) -> Any:
+    """Rotary sections that fit a head of 8, and the whole head rotated."""
+    if not isinstance(old, Mapping):
+        return old
+    new = {}
+    for key, value in old.items():
+        if key == "mrope_section" and value:
+            new[key] = [2, 1, 1] if len(value) == 3 else [2, 2]
+        elif key == "partial_rotary_factor" and value is not None:
+            new[key] = 1.0
+        else:
+            new[key] = _rope(value)
+    return new
 
 
 RULES: list[tuple[str, Rule]] = [
     (r"_token_(id|index|ids)$|^(boi|eoi|boa|eoa|image|video|audio)_token", lambda old: old),
     (r"type_vocab_size$", lambda old: old),
     (r"vocab_size(_per_layer_input)?$", _to(VOCAB)),
-    (r"(layer_types|layers_block_type|indexer_types|mlp_layer_types|no_rope_layers)$", _kinds),
+    (r"(layer_types|layers_block_type|indexer_types|no_rope_layers|block_types?)$", _kinds),
+    (r"^(rope_parameters|rope_scaling)$", _rope),
+    (r"^partial_rotary_factor$", _always(1.0)),
+    (r"^rotary_dim$", _exactly(HEAD)),
     (r"(key_value|kv)_heads$|^num_key_value_heads$", lambda old: min(old, 2) if old else old),
     (r"(attention_heads|num_heads|n_heads?|encoder_num_attention_heads)$", _exactly(HEADS)),
     (r"(intermediate_size|ffn_dim|d_ff|mlp_dim|ffn_hidden_size|n_inner|d_inner)$", _exactly(48)),
@@ -84,7 +107,7 @@ RULES: list[tuple[str, Rule]] = [
         r"|d_text|text_dim|vision_dim|.*_d_model)$",
         _exactly(WIDTH),
     ),
-    (r"^(head_dim|attention_head_dim|d_kv|d_head|dim_head|global_head_dim|.*head_dim)$", _exactly(HEAD)),
+    (r"^(attention_head_dim|d_kv|d_head|dim_head|.*head_dim)$", _exactly(HEAD)),
     (
         r"(max_position_embeddings|n_positions|max_(source|target)_positions|max_seq(uence)?_len"
         r"(gth)?|context_length|n_ctx|max_2d_position_embeddings)$",
@@ -97,6 +120,7 @@ RULES: list[tuple[str, Rule]] = [
     (r"(n|num)_(shared_)?experts?$|num_(local|routed|zero)_experts|n_routed_experts"
      r"|moe_num_(shared_)?experts", _to(4)),
     (r"^(n_group|topk_group)$", _exactly(1)),
+    (r"^attn_layer_(period|offset)$", lambda old: 2 if old > 4 else 1),
     (r"lora_rank$", _exactly(16)),
     (r"^first_k_dense_replace$", _to(1)),
     (r"^(sliding_window|attention_window|local_attention|attention_chunk_size)$", _to(6)),
@@ -149,14 +173,24 @@ def arguments(cls: Any, overrides: Mapping[str, Any] | None, default: Any = None
                 given[name] = tiny(inner, over, same)
             else:
                 given[name] = over
-        elif name not in wanted and unset is not None and value is not None:
+        elif name not in wanted and value is not None and (unset is not None or name in _DERIVED):
             new = _shrunk(name, value)
             if new != value:
                 given[name] = new
     given |= {name: value for name, value in wanted.items() if value is not ...}
     for name in [name for name, value in wanted.items() if value is ...]:
         given.pop(name, None)
+    rope = given.get("rope_parameters", values.get("rope_parameters"))
+    sections = "rope_parameters" in names and _mentions(cls, "mrope_section")
+    if sections and "rope_parameters" not in wanted and "vision" not in cls.__name__.lower():
+        given["rope_parameters"] = {"mrope_section": [2, 1, 1]} | dict(rope or {})
+    if "kv_lora_rank" in names and "num_key_value_heads" in given:  # latent attention: no groups
+        given["num_key_value_heads"] = given.get("num_attention_heads", HEADS)
     return _tokens(values, given, wanted)
+
+
+# lists that a class derives in a pattern longer than two layers: shrunk as if they had been given
+_DERIVED = ("layer_types", "layers_block_type", "rope_parameters", "block_types")
 
 
 def _shrunk(name: str, value: Any) -> Any:
@@ -164,6 +198,13 @@ def _shrunk(name: str, value: Any) -> Any:
         if re.search(pattern, name):
             return rule(value)
     return value
+
+
+@cache
+def _mentions(cls: type, word: str) -> bool:
+    """Whether the code beside a configuration speaks of something that the class may not."""
+    folder = Path(inspect.getfile(cls)).parent
+    return any(word in path.read_text(encoding="utf-8") for path in folder.glob("modeling_*.py"))
 
 
 _SPECIAL = re.compile(r"_token_(id|index|ids)$|^(mask|unk|lang|sep)_index$")
