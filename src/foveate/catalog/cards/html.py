@@ -18,6 +18,7 @@ _CSS = (
     ".fv-card .meta{opacity:.75}.fv-card pre{overflow-x:auto;padding:.7em;border:1px solid #8886;"
     "border-radius:6px;font-size:13px}.fv-card .label{display:inline-block;padding:0 .6em;"
     "margin-right:.4em;border:1px solid #8888;border-radius:1em;font-size:13px}"
+    ".fv-card .plot{overflow-x:auto}.fv-card svg{min-width:32rem}"
     ".fv-card .good{background:#2a8a4a33}.fv-card .weak{background:#c9910033}"
 )
 _CODE = re.compile("``(.+?)``")  # as docstrings mark it
@@ -103,7 +104,7 @@ def _evidence(card: Card) -> Iterator[str]:
     if found is None:
         yield "<p>Its claim was not tried yet.</p>"
         return
-    yield f"<p>{svg(found) or ORACLE_ONLY}</p>"
+    yield f'<div class="plot">{svg(found) or ORACLE_ONLY}</div>'
     yield (
         f'<p class="meta"><code>{escape(found.command)}</code>: {escape(found.verdict)} '
         f"({found.date}, commit {found.commit}, seeds {', '.join(map(str, found.seeds))})</p>"
