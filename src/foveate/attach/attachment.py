@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..adapters.connect import connect
+from ..adapters.diffusers import opened
 from ..adapters.dispatch import unwind
 from ..adapters.sites import Site, sites, unreachable
 from ..errors import FoveateError
@@ -31,8 +32,9 @@ def attach(
 
     Parameters
     ----------
-    model : torch.nn.Module
-        A transformers model, or a module that holds one.
+    model : torch.nn.Module or diffusers pipeline
+        A model of transformers or diffusers, or any module that attends or holds one that does. Of
+        a pipeline, its denoisers and text encoders.
     *methods
         Objects with a ``scope`` and ``rewrite(program, site, call) -> Program``: ``fv.Emphasize``,
         ``fv.Measure``, your own (see :mod:`foveate.methods`). None is passthrough: the model's own
@@ -84,6 +86,7 @@ class Attachment:
         prompt: Any,
         regions: Mapping[str, Any] | None,
     ) -> None:
+        model = opened(model)
         found = _sites_of(model)
         crossed = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         known = Regions(
@@ -92,6 +95,7 @@ class Attachment:
             encoder_decoder=crossed,
             encoded=crossed and getattr(model, "main_input_name", None) == "input_ids",
             alone=len({site.stack for site in found}) == 1,
+            parts=any(site.denoiser for site in found),
         )
         selected = [(method, _selected(method, found, known)) for method in methods]
         places = [_place(site, selected) for site in found]
@@ -209,8 +213,8 @@ def _unhook(module: nn.Module, session: Session) -> None:
 def _sites_of(model: Any) -> list[Site]:
     if not isinstance(model, nn.Module):
         raise FoveateError(
-            f"attach takes a model (torch.nn.Module); {type(model).__name__} was given: "
-            "model, tokenizer = fv.load(…)."
+            f"attach takes a model (torch.nn.Module) or a pipeline of diffusers; "
+            f"{type(model).__name__} was given: model, tokenizer = fv.load(…)."
         )
     if type(model).__name__ == "OptimizedModule":
         raise FoveateError(

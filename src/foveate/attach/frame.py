@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..adapters.calls import real_queries
 from ..adapters.masks import MaskInfo
+from .denoising import Moment
 
 __all__ = ["Frame", "Time"]
 
@@ -30,6 +31,7 @@ class Frame:
     owner: nn.Module | None
     recording: bool = True
     attentions: bool = False
+    moment: Moment | None = None  # of a denoiser
     hits: dict[int, int] = field(default_factory=dict)  # id(place) -> calls in this forward
     stacks: dict[str, int] = field(default_factory=dict)  # sites reached
     times: dict[str, Time] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..adapters.sites import Site
 from ..errors import FoveateError
+from .layout import PARTS, Layout
 
 __all__ = ["GENERATED", "Regions", "Views"]
 
@@ -49,6 +50,8 @@ class Regions:
         Whether the prompt goes to the encoder.
     alone : bool
         Whether there is one stack, to whose tokens all regions must belong.
+    parts : bool
+        Whether there is a denoiser, whose regions ``text`` and ``image`` are known by themselves.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class Regions:
         encoder_decoder: bool = False,
         encoded: bool = False,
         alone: bool = True,
+        parts: bool = False,
     ) -> None:
+        self._own = (GENERATED, *PARTS) if parts else (GENERATED,)
         self.encoder_decoder = encoder_decoder
         self.encoded = encoded
         self._alone = alone
@@ -80,10 +85,10 @@ class Regions:
                 f'regions= takes a dict {{"name": bool mask}}; {type(explicit).__name__} was given.'
             )
         for name, mask in (explicit or {}).items():
-            if not isinstance(name, str) or not name or name == GENERATED or name in self.of_prompt:
+            if not isinstance(name, str) or not name or name in (*self._own, *self.of_prompt):
                 why = (
                     "is foveate's own"
-                    if name == GENERATED
+                    if name in self._own
                     else "is taken by the prompt or no string"
                 )
                 raise FoveateError(
@@ -95,7 +100,7 @@ class Regions:
     @property
     def names(self) -> list[str]:
         """The names there are."""
-        return [*self.masks, GENERATED]
+        return [*self.masks, *self._own]
 
     @property
     def prompt_length(self) -> int | None:
@@ -107,7 +112,7 @@ class Regions:
 
     def known(self, name: str, who: object) -> None:
         """Raise unless there is such a region."""
-        if name not in self.masks and name != GENERATED:
+        if name not in self.names:
             there = ", ".join(map(repr, self.names))
             raise FoveateError(
                 f"{who} speaks of a region {name!r}; the regions there are: {there}. Mark it with "
@@ -181,32 +186,54 @@ class Views(Mapping[str, Tensor]):
 
     def __init__(
         self, regions: Regions, site: Site, shape: tuple[int, int, int], born: int, begun: int |
-        None, device: torch.device,
+        None, device: torch.device, layout: Layout | None = None,
     ) -> None:  # fmt: skip
         self._regions = regions
         self._site = site
         self._batch, self._keys, self._kv_start = shape
         self._born = born
         self._device = device
+        self._layout = layout  # of a denoiser's call
         self._cut: dict[str, Tensor] = {}
-        self.misfits = {
-            name: why
-            for name in regions.names
-            if (why := regions.misfit(name, site.kind, self._keys, begun)) is not None
-        }
+        self.misfits = {}
+        for name in regions.names:
+            if layout is not None:
+                why = layout.misfit(regions, name)
+            else:
+                why = regions.misfit(name, site.kind, self._keys, begun)
+            if why is not None:
+                self.misfits[name] = why
+
+    def queries(self, name: str) -> Tensor | None:
+        """A region on the queries of a denoiser's call, or None where they are among the keys.
+
+        Raises
+        ------
+        FoveateError
+            If the region does not fit the queries.
+        """
+        if self._layout is None:
+            return None
+        why = self._layout.misfit(self._regions, name, keys=False)
+        if why is not None:
+            raise FoveateError(f"{self._site.name} has no such queries: {why}.")
+        return self._layout.on(self._regions, name, keys=False)
 
     def __getitem__(self, name: str) -> Tensor:
         cut = self._cut.get(name)
         if cut is None:
             if name not in self:
                 raise KeyError(name)
-            cut = self._cut[name] = self._regions.on(
-                name, self._site, self._batch, self._keys, self._kv_start, self._born, self._device
-            )
+            if self._layout is not None:
+                cut = self._layout.on(self._regions, name)
+            else:
+                shape = self._batch, self._keys, self._kv_start
+                cut = self._regions.on(name, self._site, *shape, self._born, self._device)
+            self._cut[name] = cut
         return cut
 
     def __contains__(self, name: object) -> bool:
-        return name not in self.misfits and (name in self._regions.masks or name == GENERATED)
+        return name not in self.misfits and name in self._regions.names
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._regions.names if name not in self.misfits)

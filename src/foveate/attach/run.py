@@ -29,7 +29,7 @@ class Call:
     phase : {"prefill", "decode"}
         A single query behind everything seen before is decode; a chunk of a prefill is prefill.
     step : int
-        0 in prefill; 1, 2, … in decode.
+        0 in prefill; 1, 2, … in decode. In a denoiser, the denoising step, from 0.
     q_offset, kv_offset : int
         Absolute positions of the first query and the first key.
     shapes : Shapes
@@ -51,8 +51,12 @@ class Call:
     def queries(self, region: str) -> Tensor:
         """A region on the call's queries instead of its keys: bool ``[Sq]`` or ``[B, Sq]``.
 
-        For self-attention, whose queries are among the keys.
+        For self-attention, whose queries are among the keys, and for the image's queries and the
+        text's in a denoiser, whatever the keys are.
         """
+        known = getattr(self.views, "queries", lambda region: None)(region)
+        if known is not None:
+            return known
         start = self.q_offset - self.kv_offset
         return self.views[region][..., start : start + self.shapes.Sq]
 

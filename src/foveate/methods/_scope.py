@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ..adapters.sites import Site
@@ -55,9 +56,11 @@ class Scope:
         A dict restricts the layers too.
     phase : {"prefill", "decode"}, optional
     stack : str or tuple of str, optional
-        Default: decoder self-attention, or the only stack. ``"all"`` is every stack.
+        Default: decoder self-attention, or the only stack. ``"all"`` is every stack. What is no
+        stack's name names those that begin so (``"unet.down"``), are of that kind (``"cross"``)
+        or match it (``"unet.*.self"``).
     steps : tuple of int, optional
-        0 is the prefill; 1, 2, … are decode steps.
+        0 is the prefill; 1, 2, … are decode steps. In a denoiser: denoising steps, from 0.
     grid : (int, int), optional
         Layers and heads a layer of the model that the heads were found in.
     """
@@ -100,7 +103,8 @@ class Scope:
             steps = _whole("steps", steps, numbers)
             if min(steps) < 0:
                 raise FoveateError(
-                    f"steps={steps!r} was given; 0 is the prefill, 1, 2, … decode steps."
+                    f"steps={steps!r} was given; 0 is the prefill (or the first denoising "
+                    "step), 1, 2, … decode steps."
                 )
         return cls(
             layers=None if layers is None else _whole("layers", layers, numbers),
@@ -119,8 +123,7 @@ class Scope:
         FoveateError
             When a stack, layer or head is not there, or the default stack is ambiguous.
         """
-        stacks = dict.fromkeys(site.stack for site in sites)
-        chosen = self._stacks(stacks, who)
+        chosen = self._stacks(sites, who)
         here = [site for site in sites if site.stack in chosen]
         depths = {site.stack: site.depth for site in here}
         layers = self.layers
@@ -178,25 +181,41 @@ class Scope:
             return False
         return self.layers is None or among(self.layers)
 
-    def _stacks(self, there: Iterable[str], who: object) -> tuple[str, ...]:
-        there = tuple(there)
+    def _stacks(self, sites: Sequence[Site], who: object) -> tuple[str, ...]:
+        kinds = {site.stack: site.kind for site in sites}
+        there = tuple(kinds)
         names = ", ".join(map(repr, there))
         if self.stack == "all":
             return there
         if self.stack is None:
             if "decoder" in there:
                 return ("decoder",)
-            if len(there) == 1:
-                return there
+            main = tuple(dict.fromkeys(site.stack for site in sites if site.denoiser)) or there
+            if len(main) == 1:
+                return main
             raise FoveateError(
                 f"{who} does not say which stack it means, and this model has several: {names}. "
                 f"Give "
                 'stack=, one of these or "all".'
             )
         wanted = (self.stack,) if isinstance(self.stack, str) else self.stack
+        chosen: dict[str, None] = {}
         for name in wanted:
-            if name not in there:
+            found = _named(name, kinds)
+            if not found:
                 raise FoveateError(
                     f"{who} names a stack {name!r}; the stacks of this model: {names}."
                 )
-        return wanted
+            chosen |= dict.fromkeys(found)
+        return tuple(chosen)
+
+
+def _named(name: str, kinds: Mapping[str, str]) -> list[str]:
+    """The stacks that a name means: its own, or those below it, of its kind, or like it."""
+    if name in kinds:
+        return [name]
+    return [
+        stack
+        for stack, kind in kinds.items()
+        if stack.startswith(f"{name}.") or kind == name or fnmatchcase(stack, name)
+    ]

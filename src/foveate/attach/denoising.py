@@ -1,0 +1,193 @@
+"""Denoisers: which step of the denoising a forward is, and for whom it is."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..adapters.diffusers import given
+
+__all__ = ["Denoising", "Moment"]
+
+_NEAR = 4e-3  # half a unit of bfloat16: what a time may have lost on its way to the model
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known of one forward of a denoiser.
+
+    Attributes
+    ----------
+    step : int
+        0 is the first denoising step.
+    text, pictures : int or None
+        Tokens of the text, and of an image given beside it.
+    batch : int or None
+        Rows of the latents.
+    parts : int or None
+        Equal parts of the batch of which the first is the negative prompt's; 1 where all is the
+        prompt's, 0 where the pipeline has an order of its own, None where there is no pipeline.
+    negative : bool
+        Whether the whole forward is the negative prompt's.
+    partial : bool
+        Whether layers are left out on purpose (skip-layer guidance).
+    """
+
+    step: int = 0
+    text: int | None = None
+    pictures: int | None = None
+    batch: int | None = None
+    parts: int | None = None
+    negative: bool = False
+    partial: bool = False
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the forward whose measures are kept."""
+        return not self.negative and not self.partial
+
+
+class Denoising:
+    """Keeps the time of a run's denoisers.
+
+    With a pipeline the step is the place of the time among its scheduler's, counted from where it
+    begins. Without, each new time is the next step, and one that turns back begins anew. Times that
+    a scheduler repeats (Heun) are one step.
+
+    Parameters
+    ----------
+    pipeline : object, optional
+        A pipeline of diffusers.
+    """
+
+    def __init__(self, pipeline: Any = None) -> None:
+        self._pipeline = pipeline
+        self._schedule: Any = None
+        self._time: float | None = None
+        self._falls: bool | None = None
+        self._step = 0
+        self._prompts: dict[int, tuple[float, Any]] = {}  # denoiser -> time, the prompt's tokens
+
+    def moment(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Moment:
+        """The moment of a forward of ``module``."""
+        told = given(module, args, kwargs)
+        text = told.get("encoder_hidden_states")
+        text = text[0] if isinstance(text, tuple | list) and text else text
+        pictures = told.get("encoder_hidden_states_image")
+        latents = next((told[name] for name in ("sample", "hidden_states") if name in told), None)
+        batch = len(latents) if isinstance(latents, Tensor | list) else None
+        partial = bool(told.get("skip_layers"))
+        self._begin_anew()
+        time = told.get("timestep")
+        if time is None:
+            step, time = self._step, self._time
+        else:
+            time = float(time.max()) if isinstance(time, Tensor) else float(time)
+            step = self._scheduled(time)
+            if step is None:
+                step = self._counted(time)
+        parts = None if partial else self._parts(latents)
+        return Moment(
+            step=step,
+            text=_tokens(text),
+            pictures=_tokens(pictures),
+            batch=batch,
+            parts=parts,
+            negative=parts == 1 and not partial and self._negative(module, time, text),
+            partial=partial,
+        )
+
+    # -- steps -------------------------------------------------------------------------------------
+    def _begin_anew(self) -> None:
+        """Forget the last sequence where the scheduler was given new times."""
+        schedule = getattr(getattr(self._pipeline, "scheduler", None), "timesteps", None)
+        if schedule is not self._schedule:
+            self._schedule = schedule
+            self._time, self._falls, self._step = None, None, 0
+            self._prompts.clear()
+
+    def _scheduled(self, time: float) -> int | None:
+        """The place of a time among the scheduler's; None where it is not found."""
+        if not isinstance(self._schedule, Tensor) or not self._schedule.numel():
+            return None
+        scheduler = self._pipeline.scheduler
+        times = self._schedule.tolist()
+        begin = times[min(getattr(scheduler, "begin_index", None) or 0, len(times) - 1)]
+        times = list(dict.fromkeys(times))
+        whole = float(getattr(scheduler.config, "num_train_timesteps", 1000))
+        # as it is, as a share of the whole (Flux), or counted from the other end (Lumina)
+        seen = (time, time * whole, (1 - time) * whole)
+        for near in (1e-6, _NEAR):
+            for value in seen:
+                best = min(range(len(times)), key=lambda i: abs(times[i] - value))
+                if abs(times[best] - value) <= near * max(abs(value), 1e-3):
+                    return max(0, best - times.index(begin))
+        return None
+
+    def _counted(self, time: float) -> int:
+        if self._time is not None and time != self._time:
+            falls = time < self._time
+            if self._falls is None:
+                self._falls = falls
+            onward = falls == self._falls
+            self._step = self._step + 1 if onward else 0
+        self._time = time
+        return self._step
+
+    # -- guidance ----------------------------------------------------------------------------------
+    def _parts(self, latents: Any) -> int | None:
+        """See :attr:`Moment.parts`: from what the pipeline says and how its code is written."""
+        pipe = self._pipeline
+        if pipe is None:
+            return None
+        doubles, negative_first = _guides(type(pipe))
+        guided = getattr(pipe, "do_classifier_free_guidance", None)
+        if getattr(pipe, "do_perturbed_attention_guidance", False):
+            return 3 if guided else 1  # negative, prompt, prompt again
+        if guided is None:  # decided by a variable of the call: the same latents tell
+            guided = doubles and negative_first and _twice(latents)
+        if not guided or not (doubles or negative_first):
+            return 1
+        return 2 if doubles and negative_first else 0
+
+    def _negative(self, module: nn.Module, time: float | None, text: Any) -> bool:
+        """Whether a forward repeats the one before it with another text.
+
+        Pipelines that do not double the batch run the denoiser on the prompt first.
+        """
+        if self._pipeline is None or not isinstance(text, Tensor) or time is None:
+            return False
+        last = self._prompts.get(id(module))
+        if last is None or last[0] != time:
+            self._prompts[id(module)] = time, text
+            return False
+        return text is not last[1]
+
+
+def _tokens(states: Any) -> int | None:
+    return states.shape[1] if isinstance(states, Tensor) and states.dim() == 3 else None
+
+
+def _twice(latents: Any) -> bool:
+    if not isinstance(latents, Tensor) or latents.shape[0] % 2:
+        return False
+    half = latents.shape[0] // 2
+    return bool((latents[:half] == latents[half:]).all())
+
+
+@cache
+def _guides(pipeline: type) -> tuple[bool, bool]:
+    """Whether a class of pipelines doubles its batch for guidance, and with the negative first."""
+    try:
+        source = inspect.getsource(pipeline)
+    except (OSError, TypeError):
+        return True, False
+    doubles = re.search(r"\[\s*\w+\s*\]\s*\*\s*[23(]|\.repeat\(2,|\[latents, latents\]", source)
+    first = re.search(r"cat\(\s*[\[(]\s*(negative|uncond)\w*", source)
+    return bool(doubles), bool(first)
