@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import getsource
 from typing import Any
 
 import pytest
@@ -59,6 +60,10 @@ def test_passthrough_is_bitwise(name: str, padded: str | None) -> None:
 @torch.no_grad()
 def test_passthrough_is_bitwise_on_eager(name: str) -> None:
     model, given = build(name, "eager"), inputs(name)
+    if name == "modernbert" and '!= "eager"' in getsource(type(model.layers[0].attn)):
+        with pytest.raises(fv.FoveateError, match="reached none"), fv.attach(model):
+            model(**given)  # transformers before 5.10: on eager it asked nobody
+        return
     want = model(**given, output_attentions=True)
     with fv.attach(model):
         got = model(**given, output_attentions=True)
@@ -74,7 +79,7 @@ def test_measuring_changes_nothing_and_equals_the_eager_maps(name: str, padded: 
     model, given = build(name), inputs(name, padded=padded)
     want = logits(model(**given))
     reads = (fv.mass("r"), fv.max(), fv.distance(), fv.received(), fv.rows([-1]), fv.top(2))
-    oracle = maps(name, given)
+    oracle, reached = maps(name, given), {site.reach for site in sites(model)}
     for stack, probabilities in oracle.items():
         keys = probabilities.shape[-1]
         region = torch.zeros(keys, dtype=torch.bool)
@@ -92,7 +97,8 @@ def test_measuring_changes_nothing_and_equals_the_eager_maps(name: str, padded: 
         back = (torch.arange(queries)[:, None] - torch.arange(keys)).abs()
         close(take(result["distance"].prefill), take((probabilities * back).sum(-1)), None)
         counted = probabilities if rows is None else probabilities * rows[:, None, :, None]
-        close(result["received"].prefill, counted.sum(-2), None)
+        if rows is None or "interface" in reached:  # a softmax is not told of padded queries
+            close(result["received"].prefill, counted.sum(-2), None)
         if rows is None or bool(rows[:, -1].all()):
             close(result["rows"].prefill[..., 0, :], probabilities[..., -1, :], None)
         close(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -40,12 +41,19 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 SHAPES = [(12, 12, 0, 0), (1, 12, 11, 0), (4, 12, 8, 0), (5, 12, 0, 0), (2, 6, 10, 6), (3, 8, 5, 4)]
 
 
+def queries(length: int, offset: Any) -> dict[str, Any]:
+    """The queries, as this transformers passes them to a mask function."""
+    if "cache_position" in signature(own.sdpa_mask).parameters:  # before 5.4
+        return {"cache_position": torch.arange(length) + offset}
+    return {"q_length": length, "q_offset": offset}
+
+
 def info(function: Any, shape: tuple[int, int, int, int], **more: Any) -> MaskInfo:
     q, kv, q_offset, kv_offset = shape
-    arguments = {
-        "batch_size": 2, "q_length": q, "kv_length": kv, "q_offset": q_offset,
-        "kv_offset": kv_offset, "mask_function": function, "attention_mask": None,
-        "allow_is_causal_skip": True, "dtype": torch.float32, "device": torch.device("cpu"),
+    arguments = queries(q, q_offset) | {
+        "batch_size": 2, "kv_length": kv, "kv_offset": kv_offset, "mask_function": function,
+        "attention_mask": None, "allow_is_causal_skip": True, "dtype": torch.float32,
+        "device": torch.device("cpu"),
     }  # fmt: skip
     return MaskInfo.of(own.sdpa_mask, arguments | more, floating=False)
 
@@ -138,8 +146,8 @@ def test_it_is_the_models_own_mask_made_once_and_only_when_asked() -> None:
         return own.eager_mask(**arguments)
 
     count = torch.tensor(4)
-    arguments = {
-        "batch_size": 1, "q_length": 2, "kv_length": 8, "q_offset": count, "kv_offset": 0,
+    arguments = queries(2, count) | {
+        "batch_size": 1, "kv_length": 8, "kv_offset": 0,
         "mask_function": own.causal_mask_function, "attention_mask": None, "dtype": torch.float64,
         "device": "cpu",
     }  # fmt: skip
@@ -173,3 +181,18 @@ def test_the_argument_of_older_transformers() -> None:
     }  # fmt: skip
     made = MaskInfo.of(own.sdpa_mask, arguments, floating=False)
     assert (made.q_offset, made.q_length) == (4, 3)
+
+
+def test_older_transformers_say_the_device_by_the_positions_alone() -> None:
+    class Elsewhere:
+        shape, device = (3,), torch.device("meta")
+
+        def __getitem__(self, index: int) -> int:
+            return 4 + index
+
+    arguments = {
+        "batch_size": 1, "cache_position": Elsewhere(), "kv_length": 7,
+        "mask_function": own.causal_mask_function,
+    }  # fmt: skip
+    made = MaskInfo.of(own.sdpa_mask, arguments, floating=False)
+    assert (made.home.type, made.device.type, made.q_offset) == ("meta", "meta", 4)

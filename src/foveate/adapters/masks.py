@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .packed import Documents
+
 __all__ = ["MaskInfo", "MaskPattern", "Rule", "rule_of"]
 
 _UNSET: Any = object()
@@ -61,6 +63,8 @@ class MaskInfo(Tensor):
         transformers' ``mask_function(batch, head, query, key)`` on absolute positions.
     use_vmap : bool
         Whether ``function`` must not be called with broadcast indices.
+    home : torch.device
+        The device on which the model made it.
     """
 
     q_offset: int
@@ -71,10 +75,12 @@ class MaskInfo(Tensor):
     padding: Tensor | None
     function: Callable[..., Tensor]
     use_vmap: bool
+    home: torch.device
     _arguments: dict[str, Any]
     _make: Callable[..., Any]
     _original: Any
     _rule: Rule | None
+    _within: tuple[Documents, MaskInfo] | None
 
     @staticmethod
     def of(make: Callable[..., Any], arguments: Mapping[str, Any], floating: bool) -> MaskInfo:
@@ -92,14 +98,19 @@ class MaskInfo(Tensor):
         a = arguments
         if "q_length" in a:
             q_length, q_offset = a["q_length"], a.get("q_offset", 0)
-        else:  # transformers before 5.6 passed the absolute positions of the queries
-            q_length, q_offset = a["cache_position"].shape[0], a["cache_position"][0]
+        else:  # transformers before 5.4 passed the absolute positions of the queries
+            at = a["cache_position"]
+            q_length, q_offset, a = at.shape[0], at[0], {"device": at.device} | dict(a)
+        # a static cache hands out a tensor: read once, and before there is a MaskInfo, for here a
+        # compiled graph may break
+        q_offset = int(q_offset)
         shape = (a["batch_size"], 1, int(q_length), int(a["kv_length"]))
         dtype = a.get("dtype", torch.float32) if floating else torch.bool
-        element = torch.zeros((), dtype=dtype, device=a.get("device", "cpu"))
+        home = torch.device(a.get("device", "cpu"))
+        element = torch.zeros((), dtype=dtype, device=home)
         self = Tensor._make_subclass(MaskInfo, element.expand(shape))
         self.batch, _, self.q_length, self.kv_length = shape
-        self.q_offset = int(q_offset)  # a static cache hands out a tensor: read once, here
+        self.q_offset = q_offset
         self.kv_offset = int(a.get("kv_offset", 0))
         self.padding = a.get("attention_mask")
         self.function = a["mask_function"]
@@ -109,9 +120,11 @@ class MaskInfo(Tensor):
             name: value.clone() if name == "q_offset" and isinstance(value, Tensor) else value
             for name, value in arguments.items()
         }
+        self.home = home
         self._make = make
         self._original = _UNSET
         self._rule = None
+        self._within = None
         return self
 
     @property
@@ -122,16 +135,22 @@ class MaskInfo(Tensor):
         return self._original
 
     @property
-    def home(self) -> torch.device:
-        """The device on which the model made it."""
-        return torch.device(self._arguments.get("device", "cpu"))
-
-    @property
     def rule(self) -> Rule:
         """What :attr:`function` says, as far as it is recognised."""
         if self._rule is None:
             self._rule = rule_of(self.function)
         return self._rule
+
+    def within(self, documents: Documents) -> MaskInfo:
+        """The same mask with each document by itself (a kernel may be told so beside its mask)."""
+        if self._within is None or self._within[0] is not documents:
+            twin = Tensor._make_subclass(MaskInfo, self._element(self.device))
+            vars(twin).update(vars(self))
+            twin.function = _both(self.function, documents.same)
+            twin._arguments = self._arguments | {"mask_function": twin.function}
+            twin._rule = self.rule.joined(_documents(documents, documents.same))
+            self._within = documents, twin
+        return self._within[1]
 
     def visible(self) -> Tensor:
         """The whole mask, padding included: bool ``[B, 1, Sq, Sk]``, True where a key is seen."""
@@ -165,13 +184,15 @@ class MaskInfo(Tensor):
 
     def _on(self, device: torch.device) -> MaskInfo:
         """A twin on ``device`` that has the mask made where its function's tensors are."""
-        element = torch.zeros((), dtype=self.dtype, device=device).expand(self.shape)
-        twin = Tensor._make_subclass(MaskInfo, element)
+        twin = Tensor._make_subclass(MaskInfo, self._element(device))
         vars(twin).update(vars(self))
         make = self._make
         twin._make = lambda **arguments: _moved(make(**arguments), device)
         twin._original = _UNSET if self._original is _UNSET else _moved(self._original, device)
         return twin
+
+    def _element(self, device: torch.device) -> Tensor:
+        return torch.zeros((), dtype=self.dtype, device=device).expand(self.shape)
 
     def contiguous(self, *args: Any, **kwargs: Any) -> MaskInfo:
         """Itself: there is no memory to lay out."""
@@ -217,6 +238,8 @@ class Rule:
         Everything but causality, as functions of indices; exact, whatever was recognised.
     windows : bool
         Whether ``back`` and ``ahead`` say all that ``parts`` say.
+    documents : Documents or None
+        Tokens see none of another document (one of ``parts`` says so).
     """
 
     causal: bool = False
@@ -224,6 +247,18 @@ class Rule:
     ahead: int | None = None
     parts: tuple[Callable[..., Tensor], ...] = ()
     windows: bool = True
+    documents: Documents | None = None
+
+    def joined(self, other: Rule) -> Rule:
+        """Both at once."""
+        return Rule(
+            self.causal or other.causal,
+            _smaller(self.back, other.back),
+            _smaller(self.ahead, other.ahead),
+            self.parts + other.parts,
+            self.windows and other.windows,
+            other.documents or self.documents,
+        )
 
 
 def _closure(function: Callable[..., Any]) -> dict[str, Any]:
@@ -234,6 +269,17 @@ def _closure(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _smaller(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else min(a, b)
+
+
+def _maker(function: Callable[..., Any]) -> str | None:
+    """Which function of transformers' masking utilities made this one, if one did."""
+    from transformers import masking_utils as own
+
+    name = getattr(getattr(function, "__code__", None), "co_qualname", "")
+    if getattr(function, "__module__", None) != own.__name__ or "<locals>" not in name:
+        return None
+    made_by: str = name.split(".")[0]
+    return made_by
 
 
 def rule_of(function: Callable[..., Any]) -> Rule:
@@ -248,22 +294,23 @@ def rule_of(function: Callable[..., Any]) -> Rule:
         return Rule(causal=True)
     if function is own.bidirectional_mask_function:
         return Rule()
-    name = getattr(getattr(function, "__code__", None), "co_qualname", "")
-    made_by = name.split(".")[0]
-    if getattr(function, "__module__", None) != own.__name__ or "<locals>" not in name:
+    made_by = _maker(function)
+    if made_by is None:
         return Rule(parts=(function,), windows=False)
     values = _closure(function)
     if made_by == "and_masks":
+        functions = values["mask_functions"]
+        rules = [rule_of(part) for part in functions]
+        documents = next((rule.documents for rule in rules if rule.documents is not None), None)
         joined = Rule()
-        for part in map(rule_of, values["mask_functions"]):
-            joined = Rule(
-                joined.causal or part.causal,
-                _smaller(joined.back, part.back),
-                _smaller(joined.ahead, part.ahead),
-                joined.parts + part.parts,
-                joined.windows and part.windows,
+        for part, rule in zip(functions, rules, strict=True):
+            joined = joined.joined(
+                rule if documents is None else _moved_back(part, rule, documents)
             )
         return joined
+    if made_by == "packed_sequence_mask_function":
+        documents = Documents(values["packed_sequence_mask"])
+        return _documents(documents, function)
     if made_by == "sliding_window_overlay":
         return Rule(back=values["sliding_window"] - 1, parts=(function,))
     if made_by == "sliding_window_bidirectional_overlay":
@@ -273,6 +320,30 @@ def rule_of(function: Callable[..., Any]) -> Rule:
         reach = values["chunk_size"] - 1
         return Rule(back=reach, ahead=reach, parts=(function,), windows=False)
     return Rule(parts=(function,), windows=False)
+
+
+def _documents(documents: Documents, function: Callable[..., Tensor]) -> Rule:
+    return Rule(parts=(function,), windows=False, documents=documents)
+
+
+def _moved_back(function: Callable[..., Any], rule: Rule, documents: Documents) -> Rule:
+    """The rule of a function of positions that begin anew with each document, in plain indices.
+
+    Within a document both differ by a constant, which causality and windows do not notice.
+    """
+    values = _closure(function)
+    if _maker(function) != "remap_positions_for_packed_sequence":
+        return rule
+    if not documents.follow(values["position_ids"]):
+        return rule
+    plain = rule_of(values["mask_function"])
+    if plain.windows:
+        return plain
+    return Rule(plain.causal, plain.back, plain.ahead, (function,), windows=False)
+
+
+def _both(one: Callable[..., Tensor], other: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda b, h, i, j: one(b, h, i, j) & other(b, h, i, j)
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +376,11 @@ class MaskPattern:
         return seen.to(q_pos.device)
 
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
-        """The keys within reach of the window, if there is one."""
+        """The keys within reach of the window and of the documents, if there are any."""
         low = 0 if self.rule.back is None else min(max(0, q_start - self.rule.back), keys)
         high = keys if self.rule.ahead is None else min(keys, q_stop + self.rule.ahead)
+        if self.rule.documents is not None:
+            moved = self.kv_offset  # documents speak of absolute positions
+            first, last = self.rule.documents.key_range(q_start + moved, q_stop + moved)
+            low, high = max(low, first - moved), min(high, last - moved)
         return low, max(low, high)

@@ -43,13 +43,8 @@ class _Routed(str):
     _hash: int
 
     def __new__(cls, own: str | None) -> _Routed:
-        from transformers.modeling_utils import AttentionInterface
-
         own = own.own if isinstance(own, _Routed) else own
-        name = "eager" if own is None else own
-        if name == "eager" and not hasattr(AttentionInterface, "get_interface"):
-            name = "foveate"  # transformers before 5.6 looks nothing up for a model on "eager"
-        self = super().__new__(cls, name)
+        self = super().__new__(cls, "eager" if own is None else own)
         self.own = own
         self._hash = hash(("foveate", own))
         return self
