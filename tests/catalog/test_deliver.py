@@ -101,8 +101,11 @@ def test_a_page_that_was_deleted_comes_back_whole(tmp_path: Path, clock: Clock) 
     follow("zebra eviction", "file", str(page))
     put("Zebra eviction")
     assert states() == ["sent"]
+    assert page.stat().st_mode & 0o777 == 0o644
     page.unlink()
     assert states() == ["nothing new"] and "Zebra eviction" in page.read_text("utf-8")
+    page.chmod(0o600)
+    assert states() == ["nothing new"] and page.stat().st_mode & 0o777 == 0o600, "yours to set"
 
 
 def test_a_page_that_cannot_be_written_records_nothing(tmp_path: Path) -> None:

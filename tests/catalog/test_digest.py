@@ -62,6 +62,15 @@ def test_a_title_that_is_the_query_beats_a_popular_one_far_down() -> None:
     assert score(1, 0, 0) > score(30, 100, 0)
 
 
+def test_the_docs_state_the_same_formula() -> None:
+    words = (Path(__file__).parents[2] / "docs" / "following.md").read_text("utf-8")
+    k, talk, half = digest_module.K, digest_module.TALK, digest_module.HALF_LIFE
+    wanted = (
+        f"{1 + k} / (rank + {k}) × (1 + ln(1 + comments) / {talk:g}) × 2^(−age / {half:g} days)"
+    )
+    assert wanted in words and f"place {digest_module.DEPTH}" in words
+
+
 # --- what is new
 
 

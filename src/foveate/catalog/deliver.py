@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import os
 import sqlite3
+import stat
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
@@ -250,7 +251,7 @@ def _replace(path: Path, words: str) -> None:
         try:
             with open(handle, "w", encoding="utf-8") as file:
                 file.write(words)
-            os.chmod(name, 0o644)
+            os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644)
             os.replace(name, path)
         except BaseException:
             with suppress(OSError):

@@ -131,8 +131,11 @@ def digest(
                 continue
             value = score(rank, row["comments"], (day - _born(row)).days)
             best[hit.id] = max(best.get(hit.id, (0.0, "")), (value, query))
-    order = sorted(best, key=lambda one: (-best[one][0], one))
-    return [_item(new[one], best[one][1], best[one][0]) for one in order[:limit]]
+    order = sorted(best, key=lambda one: (-best[one][0], one))[:limit]
+    with database().read() as db:
+        rows = {one: db.execute("SELECT * FROM papers WHERE id = ?", (one,)) for one in order}
+        found = {one: row.fetchone() for one, row in rows.items()}
+    return [_item(row, best[one][1], best[one][0]) for one, row in found.items() if row]
 
 
 def items_of(db: sqlite3.Connection, rows: Iterable[sqlite3.Row]) -> list[Item]:
@@ -178,7 +181,7 @@ def day_of(text: str) -> datetime.date:
 
 # What foveate brought along counts as added only if a later version of it brought it.
 _NEW = """
-SELECT * FROM papers WHERE date >= :since OR added >= :since AND (
+SELECT id, date, year, added, comments FROM papers WHERE date >= :since OR added >= :since AND (
     NOT shipped OR added > (SELECT min(added) FROM papers WHERE shipped))
 """
 

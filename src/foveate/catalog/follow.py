@@ -253,7 +253,7 @@ def check_address(to: str, what: str) -> str:
 
 
 def _file(by: str, to: str) -> str:
-    path = Path(to).expanduser().absolute()
+    path = Path(to).expanduser().resolve()  # one file, one follower
     if path.suffix.lower() not in ENDINGS[by]:
         raise FoveateError(
             f"to={to!r} was given; by={by!r} wants a file ending in {' or '.join(ENDINGS[by])}"

@@ -16,6 +16,7 @@ from .deliver import Delivery, deliver, interrupted
 from .digest import day_of, digest
 from .digest_pages import WRITERS, Issue, counted, text
 from .follow import Follow, follow, follows, now, unfollow
+from .search import notes
 
 __all__ = ["register"]
 
@@ -116,6 +117,8 @@ def _digest(
     else:
         for one in found:
             _tell(one, out, dry_run)
+        for note in notes():
+            out.print(note, style="dim")
     if any(one.state in ("failed", "unsure") for one in found):
         raise typer.Exit(1)
 
