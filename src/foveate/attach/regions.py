@@ -132,6 +132,8 @@ class Regions:
         begun : int or None
             Length of the decoder's first forward, if it is known.
         """
+        if name in self._own and name != GENERATED and name not in self.masks:
+            return f"region {name!r} is known in a denoiser only"
         if kind == "decoder":
             if name == GENERATED or not self.encoder_decoder:
                 return None
