@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from . import modules
+from . import generation, modules
 from .dispatch import Listener, listen, switch
 from .sites import Site
 
@@ -40,3 +40,4 @@ def connect(
         from . import transformers
 
         transformers.connect(listener, model, undo)
+    generation.connect(listener, model, undo)

@@ -95,6 +95,12 @@ class Listener(Protocol):
         """Be told that a watched module ran and did nothing that is known as attention."""
         ...
 
+    def generates(self, way: str) -> None:
+        """Be told how a model is about to generate (``"assisted"``, ``"guided"``, ``"paged"``);
+        raise to refuse.
+        """
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Own:
@@ -200,6 +206,12 @@ def refuse_dropout(module: nn.Module, options: Mapping[str, Any]) -> None:
             "are attached; foveate computes attention without dropout: call model.eval() or set "
             "attention_dropout=0."
         )
+
+
+def listeners(model: nn.Module) -> list[Listener]:
+    """Those who listen to any module of ``model``, each once, the outermost first."""
+    found = (listener for module in model.modules() for listener in _listeners.get(module, ()))
+    return list({id(listener): listener for listener in found}.values())
 
 
 # -- listening, and switching attributes -----------------------------------------------------------

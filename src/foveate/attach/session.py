@@ -10,13 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.calls import where
+from ..adapters.diffusers import denoises, takes_image_prompts
 from ..adapters.sites import Site
 from ..engine.shapes import Shapes
 from ..errors import FoveateError
+from .denoising import Denoising, Moment
 from .frame import Frame, Time
+from .layout import Layout
 from .regions import Regions, Views
 from .run import Call, Forward, Place, Run
 from .visit import Visit
+from .ways import Ways
 
 __all__ = ["Session"]
 
@@ -36,9 +40,14 @@ class Session:
         self.run = run
         self.regions = regions
         self._model = model
+        self._denoising = Denoising(getattr(model, "pipeline", None))
+        self._denoisers = {site.stack for site in sites if site.denoiser}
+        self._unfinished: dict[Moment, None] = {}  # forwards whose graphs may be recomputed
+        self._recomputed = False
         self._kinds = {site.stack: site.kind for site in sites}
         self._depths = {site.stack: site.depth for site in sites}
         self.scopes = methods
+        self._ways = Ways([method for method, _ in methods])
         self._scopes = [(method, {site.stack for site in here}) for method, here in methods]
         self._places = {id(place.site.module): place for place in places}
         self._local = threading.local()
@@ -60,19 +69,51 @@ class Session:
     def models(self) -> Iterator[nn.Module]:
         """The modules whose forward is a forward: the model and the models inside that attend."""
         names = [place.site.name for place in self._places.values()]
+        within = "?"
         for name, module in self._model.named_modules():
             inner = hasattr(module, "main_input_name") and hasattr(module, "config")
+            if denoises(module) and not name.startswith(within):
+                inner, within = True, f"{name}." if name else ""
             if not name or (inner and any(site.startswith(f"{name}.") for site in names)):
                 yield module
 
+    def generates(self, way: str) -> None:
+        """See :class:`foveate.adapters.dispatch.Listener`."""
+        self._ways.generates(way)
+
     def opening(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Forward pre-hook: the outermost model opens a frame."""
+        self._ways.opening()
         frame = getattr(self._local, "frame", None)
+        moment = self._moment(module, args, kwargs) if denoises(module) else None
         if frame is None or frame.owner is module:  # its own again: an interrupt left it open
             wants = kwargs.get("output_attentions")
             if wants is None:
                 wants = getattr(getattr(module, "config", None), "output_attentions", False)
-            self._local.frame = Frame(module, attentions=bool(wants))
+            self._local.frame = frame = Frame(module, attentions=bool(wants))
+        if moment is not None:
+            frame.moment, frame.recording = moment, moment.main
+
+    def _moment(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Moment:
+        """The moment of a denoiser's forward; noted where its graph may be recomputed."""
+        moment = self._denoising.moment(module, args, kwargs)
+        if torch.is_grad_enabled():
+            if self._recomputed:  # the forwards before belonged to a backward that ran
+                self._unfinished.clear()
+                self._recomputed = False
+            self._unfinished[moment] = None
+        return moment
+
+    def _moment_again(self) -> Moment | None:
+        """The moment of the forward that a checkpoint recomputes in a backward."""
+        self._recomputed = True
+        if len(self._unfinished) > 1:
+            raise FoveateError(
+                "A checkpointed layer is recomputed after several forwards of the denoiser, and "
+                "nothing tells of which one it was: call backward() after each forward, run those "
+                "without a gradient under torch.no_grad(), or disable gradient checkpointing."
+            )
+        return next(iter(self._unfinished), None)
 
     def closing(self, module: nn.Module, args: Any, result: Any) -> None:
         """Forward hook, called after exceptions too: check that the sites were reached."""
@@ -81,6 +122,7 @@ class Session:
             return
         self._local.frame = None
         if result is not None:  # None: the forward raised
+            self._ways.closing()
             self._check_reached(frame, module)
             self._check_fits()
             self.run.calls.append(self._summary(frame))
@@ -97,8 +139,8 @@ class Session:
                 "(set_attn_implementation), or it attends by a way of its own "
                 "(reorder_and_upcast_attn of GPT-2, say)."
             )
-        if self._model.training:  # layer drop leaves layers out
-            return
+        if module.training or (frame.moment is not None and frame.moment.partial):
+            return  # layers are left out, by chance or on purpose
         for stack, count in frame.stacks.items():
             if count != self._depths[stack]:
                 absent = [
@@ -117,7 +159,10 @@ class Session:
         frame = getattr(self._local, "frame", None)
         if frame is None:
             # a module called by itself, or a checkpoint recomputed in a backward (recorded already)
-            frame = Frame(None, recording=torch._C._current_graph_task_id() == -1)
+            again = torch._C._current_graph_task_id() != -1
+            frame = Frame(None, recording=not again)
+            if again and self._denoisers:
+                frame.moment = self._moment_again()
         return frame
 
     # -- fits --------------------------------------------------------------------------------------
@@ -125,10 +170,16 @@ class Session:
         """Raise for a region that has met every stack of its method's scope and fitted none."""
         for (index, name), (method, why) in self._missed.items():
             if (index, name) not in self._fitted and self._scopes[index][1] <= self._reached:
-                fits = [s for s, kind in self._kinds.items() if self._might_fit(name, kind)]
+                fits = [s for s in self._kinds if self._might_fit_stack(name, s)]
                 elsewhere = [s for s in fits if s not in self._scopes[index][1]]
                 hint = f" Give stack={elsewhere[0]!r}." if elsewhere else ""
                 raise FoveateError(f"{method!r} acts nowhere: {why}.{hint}")
+
+    def _might_fit_stack(self, name: str, stack: str) -> bool:
+        if stack not in self._denoisers:
+            return self._might_fit(name, self._kinds[stack])
+        mask = self.regions.masks.get(name)
+        return mask is not None and self._begun.get(stack) == mask.shape[-1]
 
     def _might_fit(self, name: str, kind: str) -> bool:
         begun = next((n for s, n in self._begun.items() if self._kinds[s] == kind), None)
@@ -166,8 +217,10 @@ class Session:
         place = self._places[id(module)]
         frame = self._frame()
         site = place.site
-        place.calls += 1
         hits = frame.hits.get(id(place), 0)
+        if site.denoiser and self._on_pictures(frame.moment, site, k, hits):
+            return None
+        place.calls += 1
         frame.hits[id(place)] = hits + 1
         if not hits:
             frame.stacks[site.stack] = frame.stacks.get(site.stack, 0) + 1
@@ -201,6 +254,13 @@ class Session:
         if frame.hits[id(place)] == 1:
             frame.stacks[place.site.stack] = frame.stacks.get(place.site.stack, 0) + 1
 
+    def _on_pictures(self, moment: Moment | None, site: Site, k: Tensor, hits: int) -> bool:
+        """Whether a call is on the tokens of an image prompt, beside the one on the text's."""
+        if hits and takes_image_prompts(site.module):
+            return True
+        pictures = None if moment is None or moment.pictures == moment.text else moment.pictures
+        return pictures is not None and site.kind == "cross" and k.shape[2] == pictures
+
     def _call(self, frame: Frame, site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Call:
         """Where and when this is; the first call of a stack in a forward sets the stack's time."""
         q_start, kv_start = where(site, mask, q, k)
@@ -208,6 +268,8 @@ class Session:
         time = frame.times.get(site.stack)
         if time is None:
             self._reached.add(site.stack)
+            if frame.recording and q_start == 0 and site.kind != "cross":
+                self._ways.begins()
             if site.kind == "decoder":
                 decode = queries == 1 and q_start > 0 and q_start >= self._prompt
                 step = self._steps[site.stack] + 1 if decode else 0
@@ -227,7 +289,8 @@ class Session:
             elif site.kind == "cross" and frame.decoder is not None:
                 time = frame.decoder
             else:
-                time = Time("prefill", 0, q_start, queries, q.shape[0])
+                step = 0 if frame.moment is None else frame.moment.step
+                time = Time("prefill", step, q_start, queries, q.shape[0])
                 self._begun.setdefault(site.stack, k.shape[2])
             frame.times[site.stack] = time
         if site.kind == "cross":
@@ -238,13 +301,14 @@ class Session:
 
     def _views(self, frame: Frame, site: Site, shapes: Shapes, kv_start: int) -> Views:
         """The regions on the keys of a call."""
-        key = (self, site.stack, shapes.B, shapes.Sk, kv_start, shapes.device)
+        key = (self, site.stack, shapes.B, shapes.Sq, shapes.Sk, kv_start, shapes.device)
         views = frame.cache.get(key)
         if views is None:
             born = self._prompt or self._born.get(site.stack, 0)
             shape = (shapes.B, shapes.Sk, kv_start)
             begun = self._begun.get(site.stack)
-            views = Views(self.regions, site, shape, born, begun, shapes.device)
+            layout = Layout.of(site, shapes, frame.moment or Moment()) if site.denoiser else None
+            views = Views(self.regions, site, shape, born, begun, shapes.device, layout)
             frame.cache[key] = views
         return views
 
