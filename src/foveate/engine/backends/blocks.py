@@ -192,15 +192,17 @@ def _pattern(pattern: Pattern, q_offset: int, shapes: Shapes) -> Mask:
         stored += count
     if own is not None:
         offset = torch.tensor(q_offset, dtype=torch.int32, device=device)
-        return Mask(lambda b, h, i, j: own(b, h, i + offset, j), some, whole, (type(pattern),))
+        held = sorted(getattr(pattern, "__dict__", {}).items())  # numbers become part of a kernel
+        kind = (type(pattern), *(item for item in held if isinstance(item[1], int | float | str)))
+        return Mask(lambda b, h, i, j: own(b, h, i + offset, j), some, whole, kind)
     plain = torch.zeros(2, BLOCK, BLOCK, dtype=torch.bool, device=device)
     plain[1] = True
-    held = torch.cat([plain, *store])
+    pairs = torch.cat([plain, *store])
     slots = torch.zeros(1, 1, m, n, dtype=torch.int32, device=device) if slots is None else slots
     slot = at(slots)
 
     def visible(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return held[slot(b, h, i // BLOCK, j // BLOCK), i % BLOCK, j % BLOCK]
+        return pairs[slot(b, h, i // BLOCK, j // BLOCK), i % BLOCK, j % BLOCK]
 
     return Mask(visible, some, whole, ("stored", axes_of(slots)))
 
