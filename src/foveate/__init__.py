@@ -3,7 +3,8 @@
 from pathlib import Path as _Path
 from typing import Any as _Any
 
-from . import decoding, find, layers, methods, tasks
+from . import decoding, find, layers, methods, patterns, tasks
+from .attach import Attachment as _Attachment
 from .attach import Run, attach
 from .catalog import paper, papers
 from .check import check
@@ -32,9 +33,11 @@ from .methods import (
     FocusDirections,
     Hide,
     Measure,
+    Select,
     Shift,
     ZeroTuning,
 )
+from .patterns import SlidingWindow
 from .prompt import Prompt
 
 __version__ = "0.1.0"
@@ -71,6 +74,8 @@ __all__ = [
     "Shift",
     "Capture",
     "AttendTo",
+    "Select",
+    "SlidingWindow",
     "inspect",
     "check",
     # the text methods of the literature
@@ -102,6 +107,7 @@ __all__ = [
     "find",
     "layers",
     "methods",
+    "patterns",
     "tasks",
     # the literature
     "paper",
@@ -117,3 +123,4 @@ def _report(run: Run, path: str | _Path, **options: _Any) -> _Path:
 
 
 Run.writer = staticmethod(_report)
+_Attachment.select = Select

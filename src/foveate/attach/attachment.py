@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from ..adapters.diffusers import opened
 from ..adapters.dispatch import unwind
 from ..adapters.sites import Site, sites, unreachable
 from ..errors import FoveateError
+from ..patterns import Pattern
 from ..results import Results
 from .regions import Regions
 from .run import Coverage, Place, Run
@@ -37,8 +38,8 @@ def attach(
         a pipeline, its denoisers and text encoders.
     *methods
         Objects with a ``scope`` and ``rewrite(program, site, call) -> Program``: ``fv.Emphasize``,
-        ``fv.Measure``, your own (see :mod:`foveate.methods`). None is passthrough: the model's own
-        attention, call by call.
+        ``fv.Measure``, your own (see :mod:`foveate.methods`); and patterns, such as
+        ``fv.SlidingWindow``. None is passthrough: the model's own attention, call by call.
     prompt : Prompt, optional
         Its regions are known to the methods. In an encoder–decoder text model they mark tokens of
         the encoder, for ``stack="encoder"`` and ``stack="cross"``.
@@ -79,6 +80,9 @@ def attach(
 class Attachment:
     """The context manager that :func:`attach` returns; enter it once."""
 
+    # What makes a method of a pattern stands above this room: the package's root says what it is.
+    select: ClassVar[Callable[[Pattern], Any] | None] = None
+
     def __init__(
         self,
         model: nn.Module,
@@ -87,6 +91,8 @@ class Attachment:
         regions: Mapping[str, Any] | None,
     ) -> None:
         model = opened(model)
+        if Attachment.select is not None:
+            methods = [Attachment.select(m) if isinstance(m, Pattern) else m for m in methods]
         found = _sites_of(model)
         crossed = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         known = Regions(

@@ -40,6 +40,7 @@ from .hide import Hide
 from .measure import Measure
 from .pasta import PASTA
 from .residual import KeepResidual, SetActivations
+from .select import Select
 from .zerotuning import ZeroTuning
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "KeepResidual",
     "Measure",
     "PASTA",
+    "Select",
     "SetActivations",
     "Shift",
     "ZeroTuning",

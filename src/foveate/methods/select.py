@@ -1,0 +1,108 @@
+"""Attach a pattern: who may look at whom on a live model, in some layers and heads or all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..adapters.sites import Site
+from ..engine.pattern import Pattern as Protocol
+from ..engine.program import Program
+from ..engine.terms import hidden
+from ..errors import FoveateError
+from ..patterns import Pattern
+from ..patterns._base import Moved, OnHeads
+from ._method import Method
+
+if TYPE_CHECKING:
+    from ..attach import Call
+
+__all__ = ["Select"]
+
+
+class Select(Method):
+    """Let tokens see only what a pattern shows them, within what the model itself shows.
+
+    ``fv.attach(model, pattern)`` is ``fv.attach(model, fv.Select(pattern))``. Positions are
+    absolute; in a padded batch each row counts from its first real token, so that a sliding
+    window's sinks are the first tokens of the text and not of the padding.
+
+    Parameters
+    ----------
+    pattern : Pattern
+    layers, heads, phase, stack, steps
+        Where and when; see :class:`foveate.methods._method.Method`. Other heads see everything.
+
+    Raises
+    ------
+    FoveateError
+        What is no pattern; a pattern of other heads than the site has.
+
+    Notes
+    -----
+    Several patterns attached together show what all of them show.
+    """
+
+    def __init__(self, pattern: Pattern, **scope: Any) -> None:
+        if not isinstance(pattern, Pattern):
+            raise FoveateError(
+                f"Select takes a pattern, such as fv.SlidingWindow(256, sinks=4); "
+                f"{type(pattern).__name__} was given."
+            )
+        super().__init__(**scope)
+        self.pattern = pattern
+
+    def alike(self, site: Site) -> object:
+        """Sites with the same heads in scope are rewritten alike."""
+        return self.scope.heads_of(site)
+
+    def rewrite(self, program: Program, site: Site, call: Call) -> Program:
+        """The program with the pattern ANDed to its own."""
+        pattern, heads = self.pattern, call.shapes.Hq
+        if pattern.heads not in (None, heads):
+            raise FoveateError(
+                f"{self!r} tells {pattern.heads} heads apart and {site.name} has {heads}."
+            )
+        some = self.scope.heads_at(site, heads)
+        if some is not None:
+            pattern = OnHeads(pattern, some, heads)
+        by = _origin(program, call)
+        if isinstance(by, Tensor) or by:
+            pattern = Moved(pattern, by)
+        own = program.pattern
+        return program.evolve(pattern=pattern if own is None else Both(own, pattern))
+
+    def _given(self) -> list[str]:
+        return [repr(self.pattern)]
+
+
+def _origin(program: Program, call: Call) -> int | Tensor:
+    """What to add to a key's index so that a row's first real token is 0."""
+    if call.kv_offset or program.key_bias is None:  # a cache that slid has let go of the padding
+        return call.kv_offset
+    bias = program.key_bias.reshape(-1, *program.key_bias.shape[-2:])[:, 0]
+    seen = ~hidden(bias)
+    first = torch.where(seen.any(-1), seen.int().argmax(-1), 0)
+    return -first if bool(first.any()) else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Both:
+    """Two patterns of the engine's protocol at once."""
+
+    first: Protocol
+    second: Protocol
+
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        """What both show."""
+        return self.first.tile(q_pos, k_pos) & self.second.tile(q_pos, k_pos)
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        """The keys in reach of both."""
+        a, b = self.first.key_range(q_start, q_stop, keys)
+        c, d = self.second.key_range(q_start, q_stop, keys)
+        low = max(a, c)
+        return low, max(low, min(b, d))

@@ -1,0 +1,286 @@
+"""Patterns: who may look at whom, as values that combine with ``&``, ``|`` and ``~``.
+
+A pattern is a predicate on pairs of positions. It is asked about tiles, never about the whole
+matrix; :meth:`Pattern.mask` writes the matrix out where it is small enough to look at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FoveateError
+
+__all__ = ["And", "Moved", "Not", "OnHeads", "Or", "Pattern"]
+
+_ROWS = 1024  # queries looked at together where the whole of a pattern is counted
+
+
+class Pattern:
+    """Who may look at whom: the base of all patterns.
+
+    A subclass says :meth:`sees`; where it can, :meth:`key_range` and :attr:`heads` too. Positions
+    are key indices of a call (query row ``r`` of a call stands at ``r + q_offset``), or, attached
+    to a live model, absolute token positions counted from the first token that is no padding.
+
+    Attributes
+    ----------
+    heads : int or None
+        How many heads it tells apart; None where all see the same.
+    """
+
+    heads: int | None = None
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        """Whether positions ``q`` see positions ``k``: int64 tensors that broadcast → bool.
+
+        ``head`` counts the query heads; None where :attr:`heads` is None.
+        """
+        raise NotImplementedError
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        """A half-open range of keys outside which queries ``q_start … q_stop - 1`` see nothing."""
+        return 0, keys
+
+    # -- the engine's protocol -------------------------------------------------------------------
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        """Visibility of ``q_pos [m]`` by ``k_pos [n]``: bool ``[m, n]``, or ``[heads, m, n]``."""
+        head = None
+        if self.heads is not None:
+            head = torch.arange(self.heads, device=q_pos.device)[:, None, None]
+        return self.sees(q_pos[:, None], k_pos[None, :], head)
+
+    def visible(self, batch: Tensor, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        """The same for one pair, as FlexAttention asks."""
+        return self.sees(q_pos, k_pos, head)
+
+    # -- composing -------------------------------------------------------------------------------
+    def __and__(self, other: object) -> Pattern:
+        return And(self, _pattern(other, "&"))
+
+    def __or__(self, other: object) -> Pattern:
+        return Or(self, _pattern(other, "|"))
+
+    def __invert__(self) -> Pattern:
+        return Not(self)
+
+    # -- looking at it ---------------------------------------------------------------------------
+    def mask(self, Sq: int, Sk: int | None = None, q_offset: int | None = None) -> Tensor:
+        """The whole matrix, True where a key is seen: bool ``[Sq, Sk]`` or ``[heads, Sq, Sk]``.
+
+        ``Sk`` defaults to ``Sq`` and ``q_offset`` to ``Sk - Sq`` (last query on last key).
+        """
+        Sq, Sk, offset = sizes(Sq, Sk, q_offset)
+        return self.tile(torch.arange(Sq) + offset, torch.arange(Sk)).expand(
+            *(() if self.heads is None else (self.heads,)), Sq, Sk
+        )
+
+    def density(self, Sq: int, Sk: int | None = None, q_offset: int | None = None) -> float:
+        """The share of the ``Sq × Sk`` pairs that is seen (a causal triangle has about a half)."""
+        Sq, Sk, offset = sizes(Sq, Sk, q_offset)
+        seen = 0
+        for start in range(0, Sq, _ROWS):
+            stop = min(start + _ROWS, Sq)
+            low, high = self.key_range(start + offset, stop + offset, Sk)
+            if low < high:
+                seen += int(
+                    self.tile(torch.arange(start, stop) + offset, torch.arange(low, high)).sum()
+                )
+        return seen / (Sq * Sk * (self.heads or 1))
+
+    def blocks(
+        self, size: int, Sq: int, Sk: int | None = None, q_offset: int | None = None
+    ) -> Tensor:
+        """Blocks of ``size × size`` pairs: 0 nothing is seen, 1 a part, 2 everything.
+
+        int8 ``[ceil(Sq / size), ceil(Sk / size)]``, with the heads in front where they differ.
+        """
+        Sq, Sk, offset = sizes(Sq, Sk, q_offset)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise FoveateError(f"blocks(size) takes a whole number of at least 1; {size!r} given.")
+        columns = -(-Sk // size)
+        rows = []
+        for start in range(0, Sq, size):
+            stop = min(start + size, Sq)
+            tile = self.tile(torch.arange(start, stop) + offset, torch.arange(Sk))
+            tile = tile.expand(*tile.shape[:-2], stop - start, Sk)
+            missing = columns * size - Sk
+            some = torch.nn.functional.pad(tile, (0, missing)).unflatten(-1, (columns, size))
+            every = torch.nn.functional.pad(tile, (0, missing), value=True)
+            full = every.unflatten(-1, (columns, size)).all(-1).all(-2)
+            rows.append(some.any(-1).any(-2).to(torch.int8) + full.to(torch.int8))
+        return torch.stack(rows, -2)
+
+
+def sizes(Sq: Any, Sk: Any, q_offset: Any) -> tuple[int, int, int]:
+    """Checked sizes, with what is left out filled in."""
+    Sk = Sq if Sk is None else Sk
+    for name, value in (("Sq", Sq), ("Sk", Sk)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise FoveateError(
+                f"{name}={value!r} was given; a number of tokens (at least 1) was wanted."
+            )
+    offset = Sk - Sq if q_offset is None else q_offset
+    if not isinstance(offset, int) or isinstance(offset, bool):
+        raise FoveateError(
+            f"q_offset={q_offset!r} was given; the key index of query 0 was wanted, a whole number."
+        )
+    return Sq, Sk, offset
+
+
+def whole(who: str, name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise FoveateError(
+            f"{who}({name}={value!r}): a whole number of at least {least} was wanted."
+        )
+    return value
+
+
+def _pattern(other: object, operator: str) -> Pattern:
+    if not isinstance(other, Pattern):
+        raise FoveateError(
+            f"A pattern {operator} a {type(other).__name__} was given; patterns combine with "
+            "patterns: fv.SlidingWindow(256) | fv.patterns.Dilated(64, 16)."
+        )
+    return other
+
+
+def _heads(*patterns: Pattern) -> int | None:
+    told = {p.heads for p in patterns if p.heads is not None}
+    if len(told) > 1:
+        raise FoveateError(
+            f"Patterns of {' and '.join(map(str, sorted(told)))} heads cannot be combined: give "
+            "them as many heads."
+        )
+    return told.pop() if told else None
+
+
+@dataclass(frozen=True)
+class _Two(Pattern):
+    left: Pattern
+    right: Pattern
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", _heads(self.left, self.right))
+
+    def _seen(self, q: Tensor, k: Tensor, head: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.left.sees(q, k, head), self.right.sees(q, k, head)
+
+
+class And(_Two):
+    """Pairs that both patterns see."""
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        a, b = self._seen(q, k, head)
+        return a & b
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        (a, b), (c, d) = (p.key_range(q_start, q_stop, keys) for p in (self.left, self.right))
+        low = max(a, c)
+        return low, max(low, min(b, d))
+
+    def __repr__(self) -> str:
+        return f"({self.left!r} & {self.right!r})"
+
+
+class Or(_Two):
+    """Pairs that one of two patterns sees."""
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        a, b = self._seen(q, k, head)
+        return a | b
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        ranges = [p.key_range(q_start, q_stop, keys) for p in (self.left, self.right)]
+        ranges = [(a, b) for a, b in ranges if a < b]
+        return (min(a for a, _ in ranges), max(b for _, b in ranges)) if ranges else (0, 0)
+
+    def __repr__(self) -> str:
+        return f"({self.left!r} | {self.right!r})"
+
+
+@dataclass(frozen=True)
+class Not(Pattern):
+    """Pairs that a pattern does not see."""
+
+    of: Pattern
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", self.of.heads)
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        return ~self.of.sees(q, k, head)
+
+    def __invert__(self) -> Pattern:
+        return self.of
+
+    def __repr__(self) -> str:
+        return f"~{self.of!r}"
+
+
+@dataclass(frozen=True)
+class OnHeads(Pattern):
+    """A pattern on some of ``count`` heads; the others see everything."""
+
+    of: Pattern
+    which: tuple[int, ...]
+    count: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", self.count)
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        assert head is not None
+        here = head == self.which[0]
+        for one in self.which[1:]:
+            here = here | (head == one)
+        return self.of.sees(q, k, head) | ~here
+
+
+@dataclass(frozen=True, eq=False)
+class Moved(Pattern):
+    """A pattern whose position 0 stands elsewhere: one place for all rows of a batch, or each its.
+
+    ``by`` is what is added to a call's positions: an int, or int64 ``[B]``.
+    """
+
+    of: Pattern
+    by: int | Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", self.of.heads)
+
+    def _rows(self) -> Tensor | int:
+        return self.by if isinstance(self.by, int) else self.by[:, None, None, None]
+
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        by = self._rows()
+        by = by if isinstance(by, int) else by.to(q_pos.device)
+        head = None
+        if self.heads is not None:
+            head = torch.arange(self.heads, device=q_pos.device)[:, None, None]
+        return self.of.sees(q_pos[:, None] + by, k_pos[None, :] + by, head)
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        assert isinstance(self.by, int)
+        return self.of.sees(q + self.by, k + self.by, head)
+
+    def visible(self, batch: Tensor, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        by = self.by if isinstance(self.by, int) else self.by[batch]
+        return self.of.sees(q_pos + by, k_pos + by, head)
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        if isinstance(self.by, int):
+            moves = [self.by]
+        else:
+            moves = [int(self.by.min()), int(self.by.max())]
+        lows, highs = [], []
+        for by in dict.fromkeys(moves):
+            low, high = self.of.key_range(q_start + by, q_stop + by, keys + by)
+            lows.append(min(max(0, low - by), keys))
+            highs.append(min(max(0, high - by), keys))
+        return min(lows), max(highs)

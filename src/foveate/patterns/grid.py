@@ -1,0 +1,310 @@
+"""Patterns on grids: tokens that lie in rows and columns (and frames), in row-major order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FoveateError
+from ._base import Pattern, whole
+
+__all__ = ["CrossShaped", "Halo", "Neighborhood", "Windows"]
+
+
+def _axes(who: str, name: str, given: Any, axes: int, least: int = 1) -> tuple[int, ...]:
+    """One number an axis; one for all axes is repeated."""
+    values = (given,) * axes if isinstance(given, int) else tuple(given)
+    if len(values) != axes:
+        raise FoveateError(
+            f"{who}({name}={given!r}): one number for each of the grid's {axes} axes was wanted."
+        )
+    return tuple(whole(who, name, value, least) for value in values)
+
+
+class _OnGrid(Pattern):
+    """The base of grid patterns: tokens past the grid are an error where positions are known."""
+
+    grid: tuple[int, ...]
+
+    def _set_grid(self, who: str, grid: Any) -> None:
+        if isinstance(grid, int) or not 1 <= len(tuple(grid)) <= 3:
+            raise FoveateError(
+                f"{who}(grid={grid!r}): the grid's sides were wanted, such as (16, 16), of one to "
+                "three axes."
+            )
+        sides = tuple(whole(who, "grid", side) for side in grid)
+        object.__setattr__(self, "grid", sides)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the grid has."""
+        return math.prod(self.grid)
+
+    def _at(self, position: Tensor) -> list[Tensor]:
+        """Coordinates of positions, one tensor an axis."""
+        found = []
+        for side in reversed(self.grid):
+            found.append(position % side)
+            position = torch.div(position, side, rounding_mode="floor")
+        return found[::-1]
+
+    def _inside(self, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= 0) & (q < self.tokens) & (k >= 0) & (k < self.tokens)
+
+    def _rows(self, q_start: int, q_stop: int) -> tuple[int, int]:
+        """The first axis' coordinates of a range of positions."""
+        row = self.tokens // self.grid[0]
+        return q_start // row, (max(q_stop, 1) - 1) // row
+
+    def _range(self, first: int, last: int, keys: int) -> tuple[int, int]:
+        """The positions of the first axis' coordinates ``first … last``."""
+        row = self.tokens // self.grid[0]
+        low = min(max(0, first) * row, keys)
+        return low, max(low, min(keys, (last + 1) * row))
+
+
+@dataclass(frozen=True, init=False)
+class Neighborhood(_OnGrid):
+    """Generalized neighbourhood attention: a window on a grid.
+
+    With stride, dilation and causality per axis. Along each axis a token sees ``window`` tokens around it, pushed inward at the borders so that
+    there are always as many. With ``dilation`` d they are d apart, each of the d interleaved grids
+    by itself. ``stride`` consecutive tokens share the window of the one in their middle (the right
+    one of two): 1 is a sliding window, ``stride == window`` non-overlapping blocks. A causal axis
+    is seen up to the token itself, and ``window`` counts back from the last token of its group.
+
+    Parameters
+    ----------
+    grid : sequence of int
+        Sides of one to three axes; tokens in row-major order.
+    window, stride, dilation : int or sequence of int
+        Per axis, or one for all. ``window * dilation`` must fit into the side, and ``stride`` into
+        ``window``.
+    causal : bool or sequence of bool
+
+    Raises
+    ------
+    FoveateError
+        What does not fit the grid.
+
+    References
+    ----------
+    Hassani et al., "Generalized Neighborhood Attention", 2025; borders as in NATTEN.
+    """
+
+    grid: tuple[int, ...]
+    window: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    causal: tuple[bool, ...]
+
+    def __init__(
+        self,
+        grid: Sequence[int],
+        window: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] = 1,
+        causal: bool | Sequence[bool] = False,
+    ) -> None:
+        self._set_grid("Neighborhood", grid)
+        axes = len(self.grid)
+        for name, value in (("window", window), ("stride", stride), ("dilation", dilation)):
+            object.__setattr__(self, name, _axes("Neighborhood", name, value, axes))
+        causals = (causal,) * axes if isinstance(causal, bool) else tuple(causal)
+        if len(causals) != axes or not all(isinstance(c, bool) for c in causals):
+            raise FoveateError(
+                f"Neighborhood(causal={causal!r}): True or False was wanted, or one an axis."
+            )
+        object.__setattr__(self, "causal", causals)
+        for side, w, s, d in zip(self.grid, self.window, self.stride, self.dilation, strict=True):
+            if w * d > side:
+                raise FoveateError(
+                    f"Neighborhood: a window of {w} with dilation {d} spans {w * d} tokens and the "
+                    f"grid's side is {side}: window * dilation must not be larger."
+                )
+            if s > w:
+                raise FoveateError(
+                    f"Neighborhood: a stride of {s} is larger than the window of {w}; tokens would "
+                    "see windows that they are not in."
+                )
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        seen = self._inside(q, k)
+        for axis, (i, j) in enumerate(zip(self._at(q), self._at(k), strict=True)):
+            seen = seen & self._along(axis, i, j)
+        return seen
+
+    def _along(self, axis: int, i: Tensor, j: Tensor) -> Tensor:
+        """Visibility along one axis."""
+        side, w = self.grid[axis], self.window[axis]
+        s, d = self.stride[axis], self.dilation[axis]
+        group, i_in, j_in = i % d, i // d, j // d
+        length = (side - group + d - 1) // d  # tokens of this one of the interleaved grids
+        same = group == j % d
+        if self.causal[axis]:
+            leader = torch.minimum(i_in // s * s + s - 1, length - 1)
+            return same & (j_in <= i_in) & (leader - j_in < w)
+        leader = torch.minimum(i_in // s * s + s // 2, length - 1)
+        first = torch.minimum((leader - w // 2).clamp(min=0), length - w)
+        return same & (j_in >= first) & (j_in < first + w)
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        low, high = self._rows(q_start, q_stop)
+        reach = self.window[0] * self.dilation[0] + self.stride[0] * self.dilation[0]
+        # windows at a border reach further, but never beyond the first or last of their length
+        span = self.window[0] * self.dilation[0]
+        first = min(low - reach, self.grid[0] - span - self.dilation[0])
+        last = max(high + reach, span + self.dilation[0])
+        return self._range(first, min(last, self.grid[0] - 1), keys)
+
+
+@dataclass(frozen=True, init=False)
+class Halo(_OnGrid):
+    """Blocked local attention: the tokens of a block see the block and a halo around it.
+
+    Parameters
+    ----------
+    grid : sequence of int
+    block : int or sequence of int
+        Sides of a block; they must divide the grid's.
+    halo : int or sequence of int
+        How far beyond the block is seen; outside the grid there is nothing to see.
+
+    References
+    ----------
+    Vaswani et al., "Scaling Local Self-Attention for Parameter Efficient Visual Backbones", 2021.
+    """
+
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    halo: tuple[int, ...]
+
+    def __init__(
+        self, grid: Sequence[int], block: int | Sequence[int], halo: int | Sequence[int]
+    ) -> None:
+        self._set_grid("Halo", grid)
+        object.__setattr__(self, "block", _axes("Halo", "block", block, len(self.grid)))
+        object.__setattr__(self, "halo", _axes("Halo", "halo", halo, len(self.grid), least=0))
+        _divides("Halo", "block", self.block, self.grid)
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        seen = self._inside(q, k)
+        for b, h, i, j in zip(self.block, self.halo, self._at(q), self._at(k), strict=True):
+            start = i // b * b
+            seen = seen & (j >= start - h) & (j < start + b + h)
+        return seen
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        low, high = self._rows(q_start, q_stop)
+        b, h = self.block[0], self.halo[0]
+        last = min(high // b * b + b - 1 + h, self.grid[0] - 1)
+        return self._range(low // b * b - h, last, keys)
+
+
+@dataclass(frozen=True, init=False)
+class Windows(_OnGrid):
+    """Non-overlapping windows, shifted or not, as in Swin.
+
+    Parameters
+    ----------
+    grid : sequence of int
+    window : int or sequence of int
+        Sides of a window; they must divide the grid's.
+    shift : int or sequence of int
+        By how much the windows are rolled. What lies in one rolled window but not in one piece of
+        the grid does not see each other.
+
+    References
+    ----------
+    Liu et al., "Swin Transformer", 2021, sections 3.2 (shifted windows, masked cyclic shift).
+    """
+
+    grid: tuple[int, ...]
+    window: tuple[int, ...]
+    shift: tuple[int, ...]
+
+    def __init__(
+        self, grid: Sequence[int], window: int | Sequence[int], shift: int | Sequence[int] = 0
+    ) -> None:
+        self._set_grid("Windows", grid)
+        object.__setattr__(self, "window", _axes("Windows", "window", window, len(self.grid)))
+        object.__setattr__(self, "shift", _axes("Windows", "shift", shift, len(self.grid), 0))
+        _divides("Windows", "window", self.window, self.grid)
+        for w, s in zip(self.window, self.shift, strict=True):
+            if s >= w:
+                raise FoveateError(
+                    f"Windows(shift={shift!r}): a shift smaller than the window ({w}) was wanted."
+                )
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        seen = self._inside(q, k)
+        for w, s, i, j in zip(self.window, self.shift, self._at(q), self._at(k), strict=True):
+            # counted from the shifted origin the pieces before it are a window of their own
+            seen = seen & (
+                torch.div(i - s, w, rounding_mode="floor")
+                == torch.div(j - s, w, rounding_mode="floor")
+            )
+        return seen
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        low, high = self._rows(q_start, q_stop)
+        w, s = self.window[0], self.shift[0]
+        last = (high - s) // w * w + s + w - 1
+        return self._range((low - s) // w * w + s, min(last, self.grid[0] - 1), keys)
+
+
+@dataclass(frozen=True, init=False)
+class CrossShaped(_OnGrid):
+    """Stripes: half of the heads see horizontal ones, the other half vertical ones.
+
+    Parameters
+    ----------
+    grid : (int, int)
+    stripe : int
+        Their width; it must divide both sides.
+    heads : int
+        Even: the first half sees rows, the second columns.
+
+    References
+    ----------
+    Dong et al., "CSWin Transformer", 2021, section 3.2.
+    """
+
+    grid: tuple[int, ...]
+    stripe: int
+
+    def __init__(self, grid: Sequence[int], stripe: int, heads: int) -> None:
+        self._set_grid("CrossShaped", grid)
+        if len(self.grid) != 2:
+            raise FoveateError(f"CrossShaped(grid={grid!r}): a grid of two axes was wanted.")
+        object.__setattr__(self, "stripe", whole("CrossShaped", "stripe", stripe))
+        _divides("CrossShaped", "stripe", (stripe, stripe), self.grid)
+        if whole("CrossShaped", "heads", heads) % 2:
+            raise FoveateError(
+                f"CrossShaped(heads={heads}): an even number was wanted, half for each direction."
+            )
+        object.__setattr__(self, "heads", heads)
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        assert head is not None and self.heads is not None
+        (qy, qx), (ky, kx) = self._at(q), self._at(k)
+        rows, columns = (
+            qy // self.stripe == ky // self.stripe,
+            qx // self.stripe == kx // self.stripe,
+        )
+        lying = head < self.heads // 2
+        return self._inside(q, k) & ((rows & lying) | (columns & ~lying))
+
+
+def _divides(who: str, name: str, parts: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    for part, side in zip(parts, grid, strict=True):
+        if side % part:
+            raise FoveateError(
+                f"{who}: a {name} of {part} does not divide the grid's side of {side}; pad the "
+                f"grid to {-(-side // part) * part}, or choose another {name}."
+            )

@@ -1,0 +1,240 @@
+"""Patterns on sequences: windows, sinks, steps, documents, prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import FoveateError
+from ._base import Pattern, whole
+
+__all__ = ["Causal", "Dilated", "Documents", "MultiWindow", "PrefixLM", "SlidingWindow", "Strided"]
+
+
+@dataclass(frozen=True)
+class Causal(Pattern):
+    """Every token sees itself and what came before."""
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        return k <= q
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        return 0, min(keys, max(0, q_stop))
+
+
+@dataclass(frozen=True)
+class SlidingWindow(Pattern):
+    """The last ``window`` tokens, itself included, and the first ``sinks`` of all.
+
+    Parameters
+    ----------
+    window : int
+        A token sees key ``j`` if ``0 <= i - j < window``; with ``causal=False`` if
+        ``|i - j| < window``. One larger than the sequence hides nothing.
+    sinks : int
+        So many first tokens are seen by all that come after them (StreamingLLM: 4).
+    causal : bool
+
+    References
+    ----------
+    Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> fv.SlidingWindow(3, sinks=1).mask(5).int().tolist()[4]
+    [1, 0, 1, 1, 1]
+    """
+
+    window: int
+    sinks: int = 0
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        whole("SlidingWindow", "window", self.window)
+        whole("SlidingWindow", "sinks", self.sinks, least=0)
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        back = q - k
+        near = back < self.window
+        if self.sinks:
+            near = near | ((k >= 0) & (k < self.sinks))
+        if self.causal:
+            return near & (back >= 0)
+        return near & ((back > -self.window) | ((k >= 0) & (k < self.sinks)))
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        ahead = 0 if self.causal else self.window - 1
+        low = 0 if self.sinks else min(max(0, q_start - self.window + 1), keys)
+        high = max(q_stop + ahead, 0 if self.causal else self.sinks)
+        return low, max(low, min(keys, high))
+
+
+@dataclass(frozen=True)
+class Dilated(Pattern):
+    """``window`` tokens, every ``dilation``-th: ``i - j`` is 0, ``dilation``, 2 ``dilation``, …
+
+    Parameters
+    ----------
+    window : int
+        How many keys a token sees (on either side, with ``causal=False``, itself counted once).
+    dilation : int
+    causal : bool
+    """
+
+    window: int
+    dilation: int
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        whole("Dilated", "window", self.window)
+        whole("Dilated", "dilation", self.dilation)
+
+    @property
+    def reach(self) -> int:
+        """The largest distance seen."""
+        return (self.window - 1) * self.dilation
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        back = q - k
+        near = (back % self.dilation == 0) & (back <= self.reach)
+        return near & ((back >= 0) if self.causal else (back >= -self.reach))
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        low = min(max(0, q_start - self.reach), keys)
+        return low, max(low, min(keys, q_stop + (0 if self.causal else self.reach)))
+
+
+@dataclass(frozen=True)
+class Strided(Pattern):
+    """The last ``local`` tokens, and one column in ``stride``: ``j % stride == stride - 1``.
+
+    Parameters
+    ----------
+    stride : int
+    local : int, optional
+        Default: the stride.
+    causal : bool
+
+    References
+    ----------
+    Child et al., "Generating Long Sequences with Sparse Transformers", 2019, the "fixed" pattern
+    (one summary column a block) with a sliding local part.
+    """
+
+    stride: int
+    local: int | None = None
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        whole("Strided", "stride", self.stride)
+        if self.local is not None:
+            whole("Strided", "local", self.local)
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        back, local = q - k, self.local or self.stride
+        column = k % self.stride == self.stride - 1
+        if self.causal:
+            return (back >= 0) & ((back < local) | column)
+        return (back.abs() < local) | column
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        return (0, min(keys, max(0, q_stop))) if self.causal else (0, keys)
+
+
+@dataclass(frozen=True)
+class Documents(Pattern):
+    """Several documents in one sequence: a token sees its own document only.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Of the documents, in order. Tokens behind the last belong to one more document.
+    """
+
+    lengths: tuple[int, ...]
+    _ends: Tensor = field(init=False, repr=False, compare=False)
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        given = tuple(lengths) if not isinstance(lengths, int | str) else ()
+        if not given:
+            raise FoveateError(
+                f"Documents(lengths={lengths!r}): the documents' lengths were wanted, such as "
+                "[120, 80]."
+            )
+        for length in given:
+            whole("Documents", "lengths", length)
+        object.__setattr__(self, "lengths", given)
+        object.__setattr__(self, "_ends", torch.tensor(given).cumsum(0))
+
+    def _document(self, position: Tensor) -> Tensor:
+        return torch.searchsorted(self._ends.to(position.device), position, right=True)
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        return self._document(q) == self._document(k)
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        ends = [0, *self._ends.tolist()]
+        low = max(end for end in ends if end <= max(q_start, 0))
+        high = min((end for end in ends if end >= q_stop), default=keys)
+        return min(low, keys), min(high, keys)
+
+
+@dataclass(frozen=True)
+class PrefixLM(Pattern):
+    """Causal, but for the first ``prefix`` tokens, which all tokens see (each other too)."""
+
+    prefix: int
+
+    def __post_init__(self) -> None:
+        whole("PrefixLM", "prefix", self.prefix)
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        return (k <= q) | (k < self.prefix)
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        return 0, min(keys, max(q_stop, self.prefix))
+
+
+@dataclass(frozen=True)
+class MultiWindow(Pattern):
+    """Non-overlapping windows, of another length for every head.
+
+    Parameters
+    ----------
+    windows : sequence of int
+        One a head: a head with window ``w`` cuts the sequence into pieces of ``w`` tokens, each of
+        which sees itself.
+
+    References
+    ----------
+    Yadav et al., "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio
+    Learners", 2023.
+    """
+
+    windows: tuple[int, ...]
+
+    def __init__(self, windows: Sequence[int]) -> None:
+        given = tuple(windows) if not isinstance(windows, int | str) else ()
+        if not given:
+            raise FoveateError(
+                f"MultiWindow(windows={windows!r}): a window for every head was wanted, such as "
+                "[2, 5, 10, 25]."
+            )
+        for window in given:
+            whole("MultiWindow", "windows", window)
+        object.__setattr__(self, "windows", given)
+        object.__setattr__(self, "heads", len(given))
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        assert head is not None
+        window = torch.tensor(self.windows, device=q.device)[head]
+        return q // window == k // window
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        low = min(q_start // w * w for w in self.windows)
+        high = max(-(-q_stop // w) * w for w in self.windows)
+        return min(max(0, low), keys), min(keys, high)
