@@ -36,7 +36,7 @@ class Standin:
         return MethodType(self.own, copy.deepcopy(self.module, memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MethodType, (self.own, self.module)
+        return getattr, (self.module, self.name)
 
 
 def connect(owner: object, model: nn.Module, undo: list[Callable[[], None]]) -> None:
