@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import foveate as fv
 from families import build, inputs, logits
+from foveate.adapters.generation import Standin
 
 R = {"r": torch.arange(11) < 4}
 GREEDY: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
@@ -623,6 +624,23 @@ def test_functional_calls(plain: Any) -> None:
     assert len(run.calls) == 2
 
 
+def test_transforms_of_functions_are_refused() -> None:
+    model = build("llama")
+    weights = dict(model.named_parameters())
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, weights, (), GIVEN).logits.square().mean()
+
+    want = torch.func.grad(loss)(weights)
+    with fv.attach(model):
+        got = torch.func.grad(loss)(weights)
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    for transform in (torch.func.grad, lambda f: lambda w: torch.func.jvp(f, (w,), (w,))):
+        with pytest.raises(fv.FoveateError, match=r"torch\.func.*torch\.autograd\.grad"):
+            with fv.attach(model, *methods(), regions=R):
+                transform(loss)(weights)
+
+
 def deepcopied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
@@ -651,6 +669,7 @@ def test_a_copy_of_an_attached_model_is_the_model_alone(
         assert torch.equal(twin.generate(**GIVEN, **GREEDY), want)
         assert run.calls == []
     assert torch.equal(logits(twin(**GIVEN)), bare)
+    assert not any(isinstance(value, Standin) for value in vars(twin).values())
     with fv.attach(twin, *methods(), regions=R) as run:
         twin.generate(**GIVEN, **GREEDY)
     assert len(run.calls) == 5

@@ -1,4 +1,4 @@
-"""Ways to generate that a model is asked for: told to those who listen before the first forward.
+"""How a model's ``generate`` runs, told to those who listen before the first forward.
 
 What ``generate`` makes of a model cannot always be seen from its forwards. Checking a draft looks
 like a chunk of a prefill; an unconditional pass looks like another prompt.
@@ -62,9 +62,15 @@ def _paged(standin: Standin, *args: Any, **kwargs: Any) -> Any:
     return standin.own(standin.module, *args, **kwargs)
 
 
+def _plain(standin: Standin, compile_config: Any = None) -> Any:
+    """For ``get_compiled_call``: descriptions of masks do not pass through compiled graphs."""
+    return standin.module.__call__
+
+
 _WAYS: dict[str, Callable[..., Any]] = {
     "_validate_generation_mode": _mode,
     "init_continuous_batching": _paged,
+    "get_compiled_call": _plain,
 }
 
 

@@ -18,6 +18,7 @@ from ..errors import FoveateError
 from .frame import Frame
 from .regions import Views
 from .run import Call, Place
+from .ways import refuse_transforms
 
 if TYPE_CHECKING:
     from .session import Session
@@ -251,6 +252,7 @@ class Visit:
                 "attention is never a matrix, so there is none to return. Ask for what you "
                 "need of it: fv.Measure(fv.rows(…), fv.top(k), fv.block_map(n))."
             )
+        refuse_transforms()
         check()
         return plan(program, base.shapes)
 

@@ -11,7 +11,7 @@ import torch
 from ..errors import FoveateError
 from .regions import GENERATED
 
-__all__ = ["Ways"]
+__all__ = ["Ways", "refuse_transforms"]
 
 
 class Ways:
@@ -70,6 +70,16 @@ class Ways:
                 "of one sequence. Take turns (a lock around generate), or give each thread a model "
                 "of its own."
             )
+
+
+def refuse_transforms() -> None:
+    """Refuse an edited or measured call under a transform of ``torch.func``."""
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise FoveateError(
+            "An edited or measured model was put through a transform of torch.func (grad, vmap, "
+            "jvp, …), which flash kernels and checkpointed tiles do not support: use "
+            "torch.autograd.grad or backward(), or attach without methods."
+        )
 
 
 def _timed(method: Any) -> bool:
