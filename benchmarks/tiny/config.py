@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .overrides import CONFIG
+
 __all__ = ["WIDTH", "tiny"]
 
 WIDTH, HEADS, HEAD, LAYERS, VOCAB, IMAGE = 32, 4, 8, 2, 64, 32
@@ -125,6 +127,8 @@ RULES: list[tuple[str, Rule]] = [
     (r"^first_k_dense_replace$", _to(1)),
     (r"^(sliding_window|attention_window|local_attention|attention_chunk_size)$", _to(6)),
     (r"^num_queries$", _to(8)),
+    (r"^window_size$", _to(4)),
+    (r"^decoder_in_channels$", _exactly(WIDTH)),
     (r"^(deepstack_visual_indexes|global_attn_indexes)$", lambda old: type(old)([0])),
     (r"^fullatt_block_indexes$", lambda old: type(old)([1])),
 ]  # fmt: skip
@@ -143,14 +147,12 @@ def tiny(cls: type, overrides: Mapping[str, Any] | None = None, default: Any = N
     default : PreTrainedConfig, optional
         An instance to shrink instead of the class's default.
     """
-    return cls(**arguments(cls, overrides, default))
+    return cls(**arguments(cls, CONFIG.get(cls.__name__, {}) | dict(overrides or {}), default))
 
 
 def arguments(cls: Any, overrides: Mapping[str, Any] | None, default: Any = None) -> dict[str, Any]:
     """What :func:`tiny` hands the class."""
-    wanted = dict(overrides or {})
-    plain = "__plain__" in wanted
-    wanted.pop("__plain__", None)
+    wanted, nested_default = dict(overrides or {}), default is not None
     given: dict[str, Any] = {}
     if default is None:
         nested = {k: v for k, v in wanted.items() if not isinstance(v, Mapping) and v is not ...}
@@ -159,7 +161,7 @@ def arguments(cls: Any, overrides: Mapping[str, Any] | None, default: Any = None
         except Exception:  # a class with no default, or one whose default is not valid
             default = cls(**nested)
     values = vars(default)
-    names = {f.name: f.default for f in dataclasses.fields(cls)} if not plain else {}
+    names = {f.name: f.default for f in dataclasses.fields(cls)}
     for name, unset in names.items():
         value = values.get(name)
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):
@@ -175,7 +177,7 @@ def arguments(cls: Any, overrides: Mapping[str, Any] | None, default: Any = None
                 given[name] = over
         elif name not in wanted and value is not None and (unset is not None or name in _DERIVED):
             new = _shrunk(name, value)
-            if new != value:
+            if new != value or (nested_default and new != unset and _plain(new)):
                 given[name] = new
     given |= {name: value for name, value in wanted.items() if value is not ...}
     for name in [name for name, value in wanted.items() if value is ...]:
@@ -183,7 +185,10 @@ def arguments(cls: Any, overrides: Mapping[str, Any] | None, default: Any = None
     rope = given.get("rope_parameters", values.get("rope_parameters"))
     sections = "rope_parameters" in names and _mentions(cls, "mrope_section")
     if sections and "rope_parameters" not in wanted and "vision" not in cls.__name__.lower():
-        given["rope_parameters"] = {"mrope_section": [2, 1, 1]} | dict(rope or {})
+        given["rope_parameters"] = _sectioned(rope or {})
+    if names.get("head_dim", 0) is None and values.get("head_dim") is None:
+        given.setdefault("head_dim", HEAD)
+    _stages(values, given, wanted)
     if "kv_lora_rank" in names and "num_key_value_heads" in given:  # latent attention: no groups
         given["num_key_value_heads"] = given.get("num_attention_heads", HEADS)
     return _tokens(values, given, wanted)
@@ -193,11 +198,34 @@ def arguments(cls: Any, overrides: Mapping[str, Any] | None, default: Any = None
 _DERIVED = ("layer_types", "layers_block_type", "rope_parameters", "block_types")
 
 
+def _plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
 def _shrunk(name: str, value: Any) -> Any:
     for pattern, rule in RULES:
         if re.search(pattern, name):
             return rule(value)
     return value
+
+
+def _stages(values: Mapping[str, Any], given: dict[str, Any], wanted: Mapping[str, Any]) -> None:
+    """A backbone that hands on as many of its stages as before."""
+    outputs = values.get("_out_indices")
+    if not outputs or "out_indices" in wanted or "out_features" in wanted:
+        return
+    if isinstance(values.get("depths"), list | tuple):
+        given["out_indices"] = list(outputs)
+    elif len(outputs) > 1 and "num_hidden_layers" in values:
+        given["num_hidden_layers"] = len(outputs)
+        given["out_indices"] = list(range(1, len(outputs) + 1))
+
+
+def _sectioned(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary parameters, of one kind of layer or of each, with sections."""
+    if any(isinstance(one, Mapping) for one in rope.values()):
+        return {name: _sectioned(one) for name, one in rope.items()}
+    return {"mrope_section": [2, 1, 1]} | dict(rope)
 
 
 @cache
@@ -208,7 +236,7 @@ def _mentions(cls: type, word: str) -> bool:
 
 
 _SPECIAL = re.compile(r"_token_(id|index|ids)$|^(mask|unk|lang|sep)_index$")
-_PLAIN = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+_FIXED = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 
 
 def _tokens(values: Mapping[str, Any], given: dict[str, Any], wanted: Any) -> dict[str, Any]:
@@ -218,7 +246,7 @@ def _tokens(values: Mapping[str, Any], given: dict[str, Any], wanted: Any) -> di
         if name in wanted or not _SPECIAL.search(name) or isinstance(value, bool):
             continue
         if isinstance(value, int) and value >= 0:
-            given[name] = _PLAIN[name] if name in _PLAIN else next(free)
+            given[name] = _FIXED[name] if name in _FIXED else next(free)
         elif isinstance(value, list) and value and all(isinstance(one, int) for one in value):
-            given[name] = [_PLAIN[name]] if name in _PLAIN else [next(free) for _ in value]
+            given[name] = [_FIXED[name]] if name in _FIXED else [next(free) for _ in value]
     return given
