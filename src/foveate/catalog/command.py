@@ -1,16 +1,24 @@
-"""``foveate papers``: the catalogue on the command line."""
+"""``foveate papers``: the literature on the command line: search it, add to it."""
 
 from __future__ import annotations
 
 import json as jsonlib
 import sys
 import textwrap
-from typing import Annotated
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
+from typer.core import TyperGroup
 
+from foveate.catalog import follow_command, vectors
+from foveate.catalog.add import Added, add
+from foveate.catalog.database import database
+from foveate.catalog.encoder import encoder
 from foveate.catalog.status import import_rooms
 from foveate.catalog.store import Paper, Papers, papers
 from foveate.errors import FoveateError
@@ -36,7 +44,7 @@ def papers_command(
     Parameters
     ----------
     words : str, optional
-        Keywords, or exactly the slug of one paper.
+        What is looked for, or exactly the slug of one paper.
     area, tier, year, needs, status, limit
         As for `foveate.catalog.papers`. A table of a search shows 20 unless ``limit`` is
         given; JSON and a list without words are complete.
@@ -55,7 +63,11 @@ def papers_command(
     """
     filters = {"area": area, "tier": tier, "year": year, "needs": needs, "status": status}
     given = {key: value for key, value in filters.items() if value is not None}
-    found = papers(words, **given, limit=limit)  # type: ignore[arg-type]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = papers(words, **given, limit=limit)  # type: ignore[arg-type]
+    for warning in caught:
+        print(f"note: {warning.message}", file=sys.stderr)
     named = [row for row in found if row.slug == words]
     if json:
         print(jsonlib.dumps([row.to_dict() for row in named or found]))
@@ -72,23 +84,50 @@ def papers_command(
     return 0
 
 
+class _Words(TyperGroup):
+    """Whatever is no command under ``foveate papers`` is searched for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["search", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FoveateError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+
 def register(app: typer.Typer) -> None:
-    """Add the command ``papers`` to a command line.
+    """Add the command ``papers``, and those under it, to a command line.
 
     Parameters
     ----------
     app : typer.Typer
         The application; changed in place.
     """
-
-    app.command("papers")(_papers)
+    under = typer.Typer(
+        cls=_Words,
+        help="Search the literature on attention, add to it, follow it. `foveate papers WORDS` is "
+        "`foveate papers search WORDS`.",
+    )
+    under.command("search")(_papers)
+    under.command("add")(_add)
+    under.command("index")(_index)
+    follow_command.register(under)
+    app.add_typer(under, name="papers")
 
 
 def _papers(
     words: Annotated[
-        list[str] | None, typer.Argument(help="Keywords, or exactly the slug of one paper.")
+        list[str] | None,
+        typer.Argument(help="What is looked for, in plain words, or exactly the slug of a paper."),
     ] = None,
-    area: Annotated[str | None, typer.Option(help="Such as steer-text, sparse, probe.")] = None,
+    area: Annotated[
+        str | None, typer.Option("--family", "--area", help="Such as steer-text, sparse, probe.")
+    ] = None,
     tier: Annotated[int | None, typer.Option(help="1 (core), 2 or 3.")] = None,
     year: Annotated[int | None, typer.Option(help="Year of publication.")] = None,
     needs: Annotated[str | None, typer.Option(help="Such as causal-lm, vlm, diffusion.")] = None,
@@ -102,21 +141,79 @@ def _papers(
     json: Annotated[bool, typer.Option("--json", help="Print a complete JSON array.")] = False,
 ) -> None:
     """Search the literature on attention and see how far each paper works here."""
-    try:
-        code = papers_command(
-            " ".join(words) if words else None,
-            area=area,
-            tier=tier,
-            year=year,
-            needs=needs,
-            status=status,
-            limit=limit,
-            json=json,
-        )
-    except FoveateError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+    code = papers_command(
+        " ".join(words) if words else None,
+        area=area,
+        tier=tier,
+        year=year,
+        needs=needs,
+        status=status,
+        limit=limit,
+        json=json,
+    )
     raise typer.Exit(code)
+
+
+def _add(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="BibTeX, RIS, Atom, JSON, or the text of a reading list; any number."),
+    ],
+    year: Annotated[int | None, typer.Option(help="Of papers for which a file names none.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+) -> None:
+    """Add papers from files: each file wholly or, if anything in it is wrong, not at all."""
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            added = add(file, year=year, dry_run=dry_run)
+        except FoveateError as error:
+            rows.append({"file": str(file), "error": str(error)})
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        rows.append(added.to_dict())
+        if not json:
+            _print_added(added, dry_run)
+    if json:
+        print(jsonlib.dumps(rows))
+    elif not dry_run and any(row.get("new") for row in rows):
+        _compute_vectors()
+    raise typer.Exit(2 if any("error" in row for row in rows) else 0)
+
+
+def _index() -> None:
+    """Make the vectors that searching by meaning needs, for papers that have none yet."""
+    if encoder() is None:
+        raise FoveateError(
+            "there is no sentence encoder to make vectors with: pip install 'foveate[search]'"
+        )
+    done = _compute_vectors()
+    print(f"{done:,} vectors made" if done else "every paper has its vector")
+
+
+def _print_added(added: Added, dry_run: bool) -> None:
+    would = "would be " if dry_run else ""
+    print(
+        f"{added.file} ({added.format}): {would}{added.new:,} new, {added.completed:,} completed, "
+        f"{added.known:,} known"
+    )
+    if added.without_year:
+        print(f"  without a year: {added.without_year:,}; --year gives them one")
+
+
+def _compute_vectors() -> int:
+    """Make the vectors that are missing, with a bar; how many. An interrupt keeps what is done."""
+    coder = encoder()
+    if coder is None or not vectors.missing(database(), coder):
+        return 0
+    with Progress(transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("vectors (Ctrl-C stops; `foveate papers index` goes on)")
+        return vectors.compute(
+            database(), coder, lambda done, of: bar.update(task, completed=done, total=of)
+        )
 
 
 def _print_table(rows: Papers, total: int) -> None:
@@ -131,7 +228,7 @@ def _print_table(rows: Papers, total: int) -> None:
     table.add_column("status", no_wrap=True, width=14)
     table.add_column("what it does")
     for row in rows:
-        text = textwrap.shorten(f"{row.name}: {row.does}", 2 * text_width, placeholder=" …")
+        text = textwrap.shorten(f"{row.name}: {row.summary}", 2 * text_width, placeholder=" …")
         table.add_row(row.slug, str(row.year or ""), row.status, text)
     console.print(table)
     counted = f"{total} paper{'' if total == 1 else 's'}"

@@ -90,7 +90,7 @@ CREATE TABLE papers(
     "check" TEXT,
     abstract TEXT,                -- as the user's file had it; never shipped
     shipped INTEGER NOT NULL,     -- 1: in the shipped catalogue
-    own TEXT NOT NULL             -- JSON: the fields that the user's files brought
+    own TEXT NOT NULL             -- JSON: what the user's files brought to a shipped one
 );
 CREATE INDEX papers_by_title ON papers(title_key);
 CREATE INDEX papers_by_doi ON papers(doi) WHERE doi IS NOT NULL;

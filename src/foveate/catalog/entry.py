@@ -7,7 +7,21 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-__all__ = ["Entry", "arxiv_id", "doi_of", "title_key"]
+__all__ = ["BROUGHT", "Entry", "arxiv_id", "doi_of", "title_key"]
+
+
+# What a file may bring to a paper that is there already, where it has none.
+BROUGHT = (
+    "abstract",
+    "year",
+    "date",
+    "authors",
+    "author_count",
+    "organisation",
+    "doi",
+    "arxiv",
+    "url",
+)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import sqlite3
 from importlib import resources
 from typing import Any
 
-from foveate.catalog.entry import title_key
+from foveate.catalog.entry import BROUGHT, title_key
 
 __all__ = ["catalogue_version", "seed", "shipped"]
 
@@ -59,7 +59,10 @@ def seed(db: sqlite3.Connection) -> None:
             marks = ", ".join("?" * len(values))
             db.execute(f"INSERT INTO papers({names}) VALUES ({marks})", tuple(values.values()))
             continue
-        values |= {k: v for k, v in json.loads(old["own"]).items() if k not in ("slug", "name")}
+        own = json.loads(old["own"])
+        if not old["shipped"]:
+            own = {k: old[k] for k in (*BROUGHT, "comments") if old[k] is not None}
+        values |= own | {"own": json.dumps(own)}
         changed = {name: value for name, value in values.items() if value != old[name]}
         if changed:
             sets = ", ".join(f'"{name}" = ?' for name in changed)
