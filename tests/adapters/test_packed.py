@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 import foveate as fv
 from families import build
 from foveate.adapters.masks import MaskInfo, MaskPattern, rule_of
-from foveate.adapters.packed import Documents, told
+from foveate.adapters.packed import Documents
 
 LENGTHS = (7, 1, 12, 5)
 TOTAL = sum(LENGTHS)
@@ -103,6 +104,136 @@ def test_gradients_of_packed_rows_stay_within_documents() -> None:
     outside = torch.ones(TOTAL, dtype=torch.bool)
     outside[start:stop] = False
     assert (embedded.grad[:, outside] == 0).all()
+
+
+# -- borders beside the mask -----------------------------------------------------------------------
+def collated(**options: Any) -> dict[str, Any]:
+    """The same documents as transformers' collator lays them out for flash kernels."""
+    from transformers import DataCollatorWithFlattening
+
+    ids = packed()["input_ids"][0]
+    features = [{"input_ids": ids[start:stop].tolist()} for start, stop in EDGES]
+    found = DataCollatorWithFlattening(return_flash_attn_kwargs=True, **options)(features)
+    del found["labels"]
+    assert torch.equal(found["input_ids"][0], ids) and torch.equal(found["cu_seq_lens_q"], BORDERS)
+    return found
+
+
+def varlen(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+) -> tuple[Tensor, None]:
+    """What a flash kernel computes: borders if all are given, else those that positions show."""
+    assert mask is None
+    positions, S = options.get("position_ids"), query.shape[2]
+    edges = [0, S]
+    names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+    if all(options.get(name) is not None for name in names):
+        edges = options["cu_seq_lens_q"].flatten().tolist()
+    elif positions is not None and bool((positions.diff() != 1).any()):
+        edges = [*(positions[0] == 0).nonzero().flatten().tolist(), S]
+    parts = [
+        torch.nn.functional.scaled_dot_product_attention(
+            *(t[:, :, a:b] for t in (query, key, value)),
+            is_causal=True, scale=options.get("scaling"), enable_gqa=True,
+        )
+        for a, b in pairwise(edges)
+    ]  # fmt: skip
+    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A tiny Llama on a flash implementation that runs on a CPU."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as masks
+    from transformers.masking_utils import flash_attention_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
+
+    name = "toy_flash"
+    monkeypatch.setitem(functions._global_mapping, name, varlen)
+    monkeypatch.setitem(masks._global_mapping, name, flash_attention_mask)
+    model = build("llama")
+    for module in model.modules():
+        if hasattr(module, "config"):  # not through the setter, which would look for a package
+            module.config._attn_implementation_internal = name
+    return model
+
+
+@pytest.mark.parametrize("use_cache", [False, True], ids=["", "cache"])
+@pytest.mark.parametrize("positions", [True, False], ids=["positions", "borders alone"])
+@torch.no_grad()
+def test_borders_of_a_flash_model(flash: Any, positions: bool, use_cache: bool) -> None:
+    model, given = flash, collated(return_position_ids=positions)
+    given["use_cache"] = use_cache
+    plain = model(**given).logits
+    with fv.attach(model):
+        assert torch.equal(model(**given).logits, plain)
+    with fv.attach(model, *METHODS, regions={"r": region()}) as run:
+        whole = model(**given).logits
+    alone_agrees(build("llama"), run, whole, given["input_ids"])
+
+
+@pytest.mark.parametrize("use_cache", [False, True], ids=["", "cache"])
+@torch.no_grad()
+def test_positions_of_a_flash_model(flash: Any, use_cache: bool) -> None:
+    """It reads them itself, cache or no cache."""
+    model, given = flash, packed() | {"use_cache": use_cache}
+    with fv.attach(model, *METHODS, regions={"r": region()}) as run:
+        whole = model(**given).logits
+    alone_agrees(build("llama"), run, whole, given["input_ids"])
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@torch.no_grad()
+def test_borders_that_the_mask_knows_too(implementation: str) -> None:
+    model, given = build("llama", implementation), collated() | {"use_cache": False}
+    with fv.attach(model, *METHODS, regions={"r": region()}) as run:
+        whole = model(**given).logits
+    alone_agrees(model, run, whole, given["input_ids"])
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@torch.no_grad()
+def test_borders_that_the_model_itself_does_not_heed(implementation: str) -> None:
+    """sdpa and eager attention go by the mask, and that sees past borders here."""
+    model, given = build("llama", implementation), collated() | {"use_cache": True}
+    with fv.attach(model):
+        assert torch.equal(model(**given).logits, model(**given).logits)
+    with fv.attach(model, *METHODS, regions={"r": region()}):
+        with pytest.raises(
+            fv.FoveateError, match=rf"runs on {implementation} attention.*use_cache"
+        ):
+            model(**given)
+
+
+REFUSED = {
+    "two cuts": ({"cu_seq_lens_k": torch.tensor([0, TOTAL], dtype=torch.int32)}, "other places"),
+    "keys cut elsewhere": ({"cu_seq_lens_k": BORDERS + (BORDERS == 7).int()}, "other places"),
+    "short": (dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), BORDERS[:-1]), "do not cover"),
+    "late": (dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), BORDERS[1:]), "do not cover"),
+    "not all": ({"max_length_k": None}, "only together with max_length_k"),
+    "padded": ({"attention_mask": torch.arange(TOTAL)[None] > 2}, "a padding mask besides"),
+    "a list": (dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), BORDERS.tolist()), "is a list"),
+}
+
+
+@pytest.mark.parametrize(("changes", "why"), REFUSED.values(), ids=REFUSED)
+@torch.no_grad()
+def test_borders_that_are_not_read_are_refused(flash: Any, changes: dict, why: str) -> None:
+    model, given = flash, collated() | changes | {"use_cache": False}
+    with fv.attach(model, *METHODS, regions={"r": region()}):
+        with pytest.raises(fv.FoveateError, match=f"cu_seq_lens_q.*{why}"):
+            model(**given)
+
+
+def test_documents_from_borders() -> None:
+    assert Documents.between(torch.tensor([0, 2, 3]), 1).ids.tolist() == [[0, 0, 1]]
+    assert Documents.between(torch.tensor([0, 2, 2, 4]), 2).ids.tolist() == [[0, 0], [2, 2]]
+    for borders, rows in (([0, 3, 4], 2), ([1, 3], 1), ([0, 3, 2], 1), ([0, 0], 1), ([0, 3], 2)):
+        assert Documents.between(torch.tensor(borders), rows) is None
+    found = Documents.beginning(torch.tensor([[2, 3, 2, 3, 4]]))  # RoBERTa counts from 2
+    assert found.reach == ([0, 0, 2, 2, 2], [2, 2, 5, 5, 5])
+    assert found.key_range(1, 3) == (0, 5) and found.key_range(3, 4) == (2, 5)
+    assert found.key_range(9, 12) == (0, 0)
 
 
 # -- rules -----------------------------------------------------------------------------------------

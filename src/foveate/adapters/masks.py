@@ -65,6 +65,8 @@ class MaskInfo(Tensor):
         Whether ``function`` must not be called with broadcast indices.
     home : torch.device
         The device on which the model made it.
+    told : tuple or None
+        What a call was told of documents beside this mask, after the tensor it was read from.
     """
 
     q_offset: int
@@ -76,6 +78,7 @@ class MaskInfo(Tensor):
     function: Callable[..., Tensor]
     use_vmap: bool
     home: torch.device
+    told: tuple[Any, Any] | None
     _arguments: dict[str, Any]
     _make: Callable[..., Any]
     _original: Any
@@ -125,6 +128,7 @@ class MaskInfo(Tensor):
         self._original = _UNSET
         self._rule = None
         self._within = None
+        self.told = None
         return self
 
     @property

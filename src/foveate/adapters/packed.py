@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Documents", "told"]
+__all__ = ["Documents", "described"]
 
 _BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
@@ -99,52 +99,85 @@ class Documents:
         return bool((steps | (self.ids.diff(dim=-1) != 0)).all())
 
 
-def told(
-    own: str | None, options: Mapping[str, Any], padded: bool, rows: int, queries: int, keys: int
-) -> Documents | str | None:
-    """What a call is told of documents beside its mask.
+def described(
+    own: str | None, mask: Any, options: Mapping[str, Any], queries: Tensor, keys: Tensor
+) -> tuple[Any, str | None]:
+    """A call's mask with what the call is told of documents beside it.
 
     Parameters
     ----------
     own : str or None
         The model's own attention implementation.
+    mask : MaskInfo, Tensor or None
+        What the module was given as its attention mask.
     options : mapping
         What the module passes to its attention function.
-    padded : bool
-        Whether there is a padding mask too.
-    rows, queries, keys : int
-        The batch size and the lengths of the call.
+    queries, keys : Tensor
+        ``[B, H, S, D]``.
 
     Returns
     -------
-    Documents, str or None
-        A string says why the call cannot be read.
+    mask : object
+    why : str or None
+        Why the documents cannot be read; None where they can, or where there are none.
     """
-    given = [name for name in _BORDERS if options.get(name) is not None]
+    from .masks import MaskInfo
+
     flash = own is not None and "flash" in own
-    if not given:
+    borders = options.get("cu_seq_lens_q")
+    if borders is None and not flash:
+        return mask, None
+    if not isinstance(mask, MaskInfo):
+        # whoever prepares a mask for sdpa or eager attention has said all there in the mask
+        said = borders is None or (isinstance(mask, Tensor) and not flash)
+        return mask, None if said else "the call has no mask that it could be read into"
+    source = borders if borders is not None else options.get("position_ids")
+    if mask.told is None or mask.told[0] is not source:
+        padded = flash and mask.original is not None
+        sizes = queries.shape[0], queries.shape[2], keys.shape[2]
+        mask.told = source, _told(options, flash, padded, *sizes)
+    found = mask.told[1]
+    if isinstance(found, str) or found is None:
+        return mask, found
+    if flash:
+        return mask.within(found), None
+    if found.agrees(mask.rule.documents):
+        return mask, None
+    return mask, (
+        f"the model runs on {own or 'eager'} attention, which does not heed it, and its mask lets "
+        "each document see those before (transformers looks for documents where position_ids "
+        "begin anew with each, there is no attention_mask, and use_cache=False)"
+    )
+
+
+def _told(
+    options: Mapping[str, Any], flash: bool, padded: bool, rows: int, queries: int, keys: int
+) -> Documents | str | None:
+    """The documents of a call; a string says why they cannot be read."""
+    given = [name for name in _BORDERS if options.get(name) is not None]
+    if "cu_seq_lens_q" not in given:
         positions = options.get("position_ids")
-        if not flash or padded or rows != 1 or queries == 1 or queries != keys:
-            return None
-        if not isinstance(positions, Tensor) or positions.shape != (1, queries):
+        alone = not padded and rows == 1 and queries > 1 and queries == keys
+        if not alone or not isinstance(positions, Tensor) or positions.shape != (1, queries):
             return None
         found = Documents.beginning(positions)
         return None if found.agrees(None) else found
-    if flash and padded:
-        return "a padding mask besides (its flash kernel heeds that one alone)"
+    if padded:
+        return "there is a padding mask besides, which its flash kernel heeds instead"
     if flash and len(given) < len(_BORDERS):
         missing = ", ".join(name for name in _BORDERS if name not in given)
-        return f"no {missing} (its flash kernel heeds them only together)"
-    q_borders = options.get("cu_seq_lens_q")
-    k_borders = options.get("cu_seq_lens_k", q_borders)
+        return f"its flash kernel heeds it only together with {missing}"
+    q_borders = options["cu_seq_lens_q"]
+    k_borders = options.get("cu_seq_lens_k")
+    k_borders = q_borders if k_borders is None else k_borders
     if not isinstance(q_borders, Tensor) or not isinstance(k_borders, Tensor):
-        return f"cu_seq_lens_q of type {type(q_borders).__name__}, not a tensor"
+        return f"it is a {type(q_borders).__name__}, not a tensor"
     if q_borders.shape != k_borders.shape or bool((q_borders != k_borders).any()):
-        return "queries and keys cut at different places (cu_seq_lens_q and cu_seq_lens_k differ)"
+        return "cu_seq_lens_k cuts the keys at other places than the queries"
     documents = Documents.between(q_borders.flatten(), rows)
     if documents is None or documents.ids.shape[1] != queries or queries != keys:
         return (
-            f"borders up to {int(q_borders[-1])} for {rows} row(s) of {queries} queries and {keys} "
-            "keys (they must cover whole rows, from 0, and there must be no cache)"
+            f"its borders, {q_borders.flatten().tolist()[:8]}, do not cover {rows} row(s) of "
+            f"{queries} queries and {keys} keys from 0 to the end, without a cache"
         )
     return documents

@@ -21,6 +21,7 @@ from ..errors import FoveateError
 from .calls import Base
 from .dispatch import Own, lock, route, switch
 from .masks import MaskInfo
+from .packed import described
 from .probe import probe
 from .sites import REGISTRY, dispatcher
 
@@ -125,12 +126,19 @@ def _attend(
 
     def check(base: Base, q: Tensor, k: Tensor, v: Tensor) -> None:
         refuse(module, own, options, args)
+        if unread is not None:
+            raise FoveateError(
+                f"{type(module).__name__} was given packed sequences (cu_seq_lens_q) that foveate "
+                f"does not read: {unread}. Pass position_ids that begin anew with each document "
+                "and use_cache=False, or a padded batch."
+            )
         probe(base, q, k, v, attention_mask, options, module, own_function(module, own), own)
 
     # the eager functions mask what they are told to mask; the others go by is_causal
     causal = bool(implicit) and own not in (None, "eager")
+    mask, unread = described(own, attention_mask, options, query, key)
     out, found = route(
-        module, query, key, value, attention_mask, Own(run, heads, own, options, causal, check)
+        module, query, key, value, mask, Own(run, heads, own, options, causal, check)
     )
     if out is None:
         return found
@@ -161,11 +169,6 @@ def refuse(
         raise FoveateError(
             f"{name} runs on a paged cache (continuous batching), which foveate does not read: use "
             "model.generate, or attach without methods."
-        )
-    if own is not None and "flash" in own and options.get("cu_seq_lens_q") is not None:
-        raise FoveateError(
-            f"{name} was given packed sequences (cu_seq_lens_q), which foveate does not read: pass "
-            "position_ids alone, or a padded batch."
         )
     strange = [n for n in _unknown(own_function(module, own)) if options.get(n) is not None]
     if options.get("head_mask") is not None:
@@ -207,20 +210,12 @@ def connect(owner: object, model: nn.Module, undo: list[Callable[[], None]]) -> 
     undo : list
         Filled with the undoings, to be run last first.
     """
-    for module in model.modules():
-        if hasattr(module, "get_compiled_call"):  # generate with a static cache
-            switch(module, "get_compiled_call", partial(_plain_call, module), owner, undo)
     for config in _configs(model):
         own = vars(config).get(_FIELD)
         routed = own if isinstance(own, _Routed) else _Routed(own)
         undo.append(partial(_unregister, routed, owner))
         _register(routed, owner)
         switch(config, _FIELD, routed, owner, undo)
-
-
-def _plain_call(module: nn.Module, compile_config: Any = None) -> Any:
-    """Run uncompiled: descriptions of masks do not pass through compiled graphs."""
-    return module.__call__
 
 
 def _register(routed: _Routed, owner: object) -> None:
