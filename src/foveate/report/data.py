@@ -401,7 +401,7 @@ def _token_maps(
 
 
 def token_map(key: str, label: str, unit: str, value: Tensor, room: int = MAX_CODES) -> TokenMap:
-    """A :class:`TokenMap` of ``value [L, H, S]``; what needs more than ``room`` codes is left out."""
+    """A :class:`TokenMap` of ``value [L, H, S]``; left out where it takes over ``room`` codes."""
     per_layer = value.nanmean(1)
     return TokenMap(
         key=key,

@@ -90,7 +90,7 @@ def _look(gr: Any, desk: Desk, session: Any) -> None:
     picked = gr.State("")
     with gr.Row():
         with gr.Column(scale=3):
-            text, form = _prompt(gr, "look")
+            text, form = _prompt(gr, desk, "look")
         with gr.Column(scale=2):
             marked = gr.Textbox(
                 label="Marked pieces",
@@ -112,7 +112,7 @@ def _look(gr: Any, desk: Desk, session: Any) -> None:
         js_on_load=_asset("ask.js"), visible="hidden",
     )  # fmt: skip
 
-    text.select(_selected(gr), None, picked, queue=False, api_visibility="private")
+    text.select(_selected(gr), None, picked, **_choosing())
     mark.click(_marked, [marked, picked], [marked, said], queue=False, api_visibility="private")
 
     def looking(
@@ -136,7 +136,7 @@ def _steer(gr: Any, desk: Desk, session: Any) -> Any:
     assert first.strength is not None
     with gr.Row():
         with gr.Column(scale=3):
-            text, form = _prompt(gr, "steer")
+            text, form = _prompt(gr, desk, "steer")
             piece = gr.Textbox(
                 label="Piece",
                 info="Select text in the prompt, or type a piece of it.",
@@ -181,7 +181,7 @@ def _steer(gr: Any, desk: Desk, session: Any) -> Any:
             shown = value if isinstance(value, steer.Steered) else (value, value)
             yield [line, *shown]
 
-    text.select(_selected(gr), None, piece, queue=False, api_visibility="private")
+    text.select(_selected(gr), None, piece, **_choosing())
     way.change(described, way, [way, strength, piece], queue=False, api_visibility="private")
     given = [session, text, form, piece, way, strength, layers, heads, new, ablation]
     go.click(steering, given, [said, answers, report], **_quiet("steer"))
@@ -199,7 +199,7 @@ def _compare(gr: Any, desk: Desk, session: Any) -> None:
                 label="Your own, one on a line",
                 placeholder="Emphasize(evidence, gain=3, layers=[10, 11, 12])",
                 lines=2,
-                max_length=4000,
+                max_length=compare.MOST_CHARACTERS,
             )
         with gr.Column():
             tasks = gr.CheckboxGroup(
@@ -253,27 +253,29 @@ def _papers(gr: Any, tabs: Any, way: Any) -> None:
 
     def read(slug: str | None) -> list[Any]:
         if not slug:
-            return ["", gr.update(visible=False)]
+            return [gr.update(visible=False), ""]
         name = way_for(slug)
-        return [papers.card(slug), gr.update(visible=name is not None, value=f"Try it: {name}")]
+        return [gr.update(visible=name is not None, value=f"Try it: {name}"), papers.card(slug)]
 
     def take(slug: str) -> list[Any]:
         return [gr.update(selected="steer"), gr.update(value=way_for(slug))]
 
     for event in (go.click, words.submit):
         event(search, [words, state, needs, year], [said, rows, card, attempt], **_quiet("papers"))
-    rows.change(read, rows, [card, attempt], **_quiet("card"))
+    rows.change(read, rows, [attempt, card], scroll_to_output=True, **_quiet("card"))
     attempt.click(take, rows, [tabs, way], queue=False, api_visibility="private")
 
 
 # -- what the tabs share ---------------------------------------------------------------------------
-def _prompt(gr: Any, tab: str) -> tuple[Any, Any]:
+def _prompt(gr: Any, desk: Desk, tab: str) -> tuple[Any, Any]:
     text = gr.Textbox(
         EXAMPLE, label="Prompt", lines=6, max_lines=14, max_length=inputs.MOST_CHARACTERS,
         elem_id=f"{tab}-text",
     )  # fmt: skip
+    knows_chats = getattr(desk.tokenizer, "chat_template", None)
+    forms = [inputs.CHAT, inputs.PLAIN] if knows_chats else [inputs.PLAIN]
     form = gr.Radio(
-        [inputs.CHAT, inputs.PLAIN], value=inputs.CHAT, label="Read as",
+        forms, value=forms[0], label="Read as",
         info="In a chat, a line that begins with system:, user: or assistant: begins a message.",
         elem_id=f"{tab}-form",
     )  # fmt: skip
@@ -298,10 +300,11 @@ def _tell(
     desk: Desk, session: Session, prepare: Callable[[], Any], skip: Callable[[], Any]
 ) -> Iterator[list[Any]]:
     """Run a piece of work: a line of status and what there is to show, again and again."""
-    start = time.perf_counter()
+    start, shown = time.perf_counter(), None
     try:
         for update in desk.run(session, prepare()):
-            value = skip() if update.value is None else update.value
+            value = skip() if update.value is shown else update.value
+            shown = update.value
             line = status(update.message, "busy")
             if not update.message:
                 line = status(f"Done in {time.perf_counter() - start:.1f} s")
@@ -315,6 +318,11 @@ def _tell(
 def _quiet(name: str) -> dict[str, Any]:
     """The page shows its own progress."""
     return {"show_progress": "hidden", "api_name": name, "api_visibility": "undocumented"}
+
+
+def _choosing() -> dict[str, Any]:
+    """A selection is told as it grows; the last one counts."""
+    return {"queue": False, "api_visibility": "private", "trigger_mode": "always_last"}
 
 
 def _selected(gr: Any) -> Callable[[Any], str]:

@@ -21,6 +21,7 @@ __all__ = ["METHODS", "TASKS", "compare", "plot", "shown"]
 MOST_ITEMS = 32
 MOST_METHODS = 6
 MOST_TASKS = 4
+MOST_CHARACTERS = 4000
 
 METHODS: Mapping[str, Any] = {
     "Emphasize evidence × 5": lambda: Emphasize("evidence", 5.0),
@@ -73,6 +74,10 @@ def compare(
         if name not in METHODS:
             raise FoveateError(f"There is no method {name!r}; there are {', '.join(METHODS)}.")
         named[name] = METHODS[name]()
+    if len(own or "") > MOST_CHARACTERS:
+        raise FoveateError(
+            f"Your own methods have {len(own):,} characters; the page takes {MOST_CHARACTERS:,}."
+        )
     for line in (own or "").splitlines():
         if line.strip():
             name, made = expression(line)
@@ -86,7 +91,7 @@ def compare(
         )
     if not 1 <= len(tasks or ()) <= MOST_TASKS or any(task not in TASKS for task in tasks):
         raise FoveateError(f"{len(tasks or ())} tasks were chosen; choose 1 to {MOST_TASKS}.")
-    asked = [replace(TASKS[task], n=n, seed=seed) for task in tasks]  # type: ignore[type-var, call-arg]
+    asked = [replace(TASKS[task], n=n, seed=seed) for task in tasks]  # type: ignore[type-var]
 
     def work(job: Job) -> Table:
         done, total = 0, n * len(named) * len(asked)
@@ -125,33 +130,20 @@ _NOTE = (
 
 
 def plot(table: Table) -> str:
-    """Accuracies with their 95 % intervals, as SVG: a dot and a line a method, a block a task."""
-    left, right, line, top = 190, 560, 22, 26
-    parts, y = [], 0
+    """Accuracies with their 95 % intervals: a line with a dot for each method, task by task."""
+    parts = []
     for task in table.tasks:
-        y += top
-        parts.append(f'<text x="0" y="{y - 6}" class="head">{escape(task)}</text>')
+        parts.append(f"<h4>{escape(task)}</h4>")
         for cell in (one for one in table.cells if one.task == task):
-            y += line
-            x = [left + (right - left) * v for v in (*cell.interval, cell.accuracy)]
+            low, high, at = (100 * v for v in (*cell.interval, cell.accuracy))
             kind = {1: "up", -1: "down", 0: ""}[settled(cell)]
-            name = cell.method if len(cell.method) <= 30 else cell.method[:29] + "…"
             parts.append(
-                f'<g class="{kind}"><title>{escape(cell.method)}: {100 * cell.accuracy:.0f} % '
-                f"({100 * cell.interval[0]:.0f} to {100 * cell.interval[1]:.0f})</title>"
-                f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
-                f'<line x1="{x[0]:.1f}" x2="{x[1]:.1f}" y1="{y}" y2="{y}"/>'
-                f'<circle cx="{x[2]:.1f}" cy="{y}" r="5"/></g>'
+                f'<div class="row {kind}" title="95 %: {low:.0f} to {high:.0f} %">'
+                f'<span class="name">{escape(cell.method)}</span><span class="track">'
+                f'<i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+                f'<b style="left:{at:.1f}%"></b></span><span class="share">{at:.0f} %</span></div>'
             )
-        y += line // 2
-    ticks = "".join(
-        f'<line class="tick" x1="{left + (right - left) * share}" '
-        f'x2="{left + (right - left) * share}" y1="4" y2="{y}"/>'
-        f'<text x="{left + (right - left) * share}" y="{y + 16}" text-anchor="middle">'
-        f"{100 * share:.0f} %</text>"
-        for share in (0, 0.25, 0.5, 0.75, 1)
-    )
     return (
-        f'<svg class="fv-plot" viewBox="0 0 {right + 24} {y + 24}" role="img" '
-        f'aria-label="Share of right answers by method and task">{ticks}{"".join(parts)}</svg>'
+        '<div class="fv-plot" role="img" aria-label="Share of right answers by task and method, '
+        f'from 0 to 100 %; the table has the figures">{"".join(parts)}</div>'
     )

@@ -6,11 +6,12 @@ from html import escape
 
 __all__ = ["figures", "frame", "status"]
 
-# The page inside cannot be reached from outside: it says itself how high it is.
+# The page inside cannot be reached from outside: it says itself how high it is. Browsers do not
+# observe sizes in a frame that is out of sight, so it says so at once, too.
 _HEIGHT = (
-    "<script>new ResizeObserver(() => parent.postMessage({height: "
-    "document.documentElement.getBoundingClientRect().height}, '*'))"
-    ".observe(document.documentElement)</script>"
+    "<script>(() => { const tell = () => parent.postMessage({height: "
+    "document.documentElement.getBoundingClientRect().height}, '*'); tell(); "
+    "new ResizeObserver(tell).observe(document.documentElement); })()</script>"
 )
 
 

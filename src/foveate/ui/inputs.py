@@ -47,7 +47,10 @@ def read(tokenizer: Any, text: str, form: str, pieces: Sequence[tuple[str, str]]
     if form not in (CHAT, PLAIN):
         raise FoveateError(f"The text is read as {CHAT!r} or as {PLAIN!r}; {form!r} was given.")
     plain = form == PLAIN or not getattr(tokenizer, "chat_template", None)
-    prompt = make_prompt(tokenizer, text if plain else chat(text), plain, pieces)
+    said = text if plain else chat(text)
+    if not said:
+        raise FoveateError("Every message of the chat is empty: type what somebody says.")
+    prompt = make_prompt(tokenizer, said, plain, pieces)
     if prompt.length > MOST_TOKENS:
         raise FoveateError(
             f"The prompt has {prompt.length:,} tokens; the page takes {MOST_TOKENS:,}. Shorten it, "
@@ -73,8 +76,13 @@ def marks(text: str) -> list[tuple[str, str]]:
     FoveateError
         For a line that is none, a name given twice, and more than 12.
     """
-    pairs = []
-    for line in (text or "").splitlines():
+    text = text or ""
+    if len(text) > MOST_CHARACTERS:
+        raise FoveateError(
+            f"The marks have {len(text):,} characters; the page takes {MOST_CHARACTERS:,}."
+        )
+    pairs: list[tuple[str, str]] = []
+    for line in text.splitlines():
         if not line.strip():
             continue
         name, equals, piece = line.partition("=")

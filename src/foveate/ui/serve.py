@@ -17,6 +17,17 @@ POLICY = (
     "base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 
+# dark enough under white text, light enough upon a dark ground
+_ACCENT = {
+    "color_accent": "#b3431a",
+    "button_primary_background_fill": "#b3431a",
+    "button_primary_background_fill_hover": "#96370f",
+    "button_primary_background_fill_dark": "#b3431a",
+    "button_primary_background_fill_hover_dark": "#c9521f",
+    "body_text_color_subdued": "#6b655b",
+    "body_text_color_subdued_dark": "#a8a398",
+}
+
 
 def loopback(host: str) -> bool:
     """Whether a host is this machine alone."""
@@ -61,7 +72,7 @@ def launch(page: Any, host: str = "127.0.0.1", port: int | None = None) -> tuple
     mono = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace"]
     theme = gr.themes.Base(
         primary_hue="orange", neutral_hue="stone", font=fonts, font_mono=mono, radius_size="md"
-    )
+    ).set(**_ACCENT)
     try:
         _, address, _ = page.launch(
             server_name=host,

@@ -124,7 +124,8 @@ def _mattered(found: Ablation) -> str:
     nats = f"{change:+.2f} nats".replace("-", "−")
     if abs(change) < 0.05:
         return f"the piece hidden: its first answer stays as likely ({nats}), so it hardly mattered"
-    return f"the piece hidden: its first answer gets {'less' if change < 0 else 'more'} likely ({nats})"
+    how = "less" if change < 0 else "more"
+    return f"the piece hidden: its first answer gets {how} likely ({nats})"
 
 
 def _scope(layers: str, heads: str) -> dict[str, Any]:
