@@ -117,7 +117,9 @@ CONFIG: dict[str, dict[str, Any]] = {
                            "hidden_dim": 320},
     "MimiConfig": {"upsample_groups": 32},
 }  # fmt: skip
-MAIN: dict[str, tuple[str, ...]] = {}
+MAIN: dict[str, tuple[str, ...]] = {
+    "pp_ocrv6_small_rec": ("PPOCRV6SmallRecForTextRecognition",),
+}
 _SESSION = "its forward takes a session that holds a whole video, not tensors"
 ABSENT: dict[str, str] = {
     "auto": "the file maps configurations to the models of other files",

@@ -106,8 +106,8 @@ class Gain(Method):
 class Jitter(Method):
     """Shift every head's output by as little as rounding does."""
 
-    def __init__(self) -> None:
-        super().__init__(stack="all")
+    def __init__(self, stack: str) -> None:
+        super().__init__(stack=stack)
 
     def outputs(self, out: Tensor, site: Site, call: Call) -> Tensor:
         """Up to two units in the last place."""

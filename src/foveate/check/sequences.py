@@ -43,7 +43,7 @@ def _text(subject: Subject, ids: Tensor, mask: Tensor | None) -> dict[str, Any]:
         found["attention_mask"] = mask
     decoder = subject.inputs.get("decoder_input_ids")
     if isinstance(decoder, Tensor):
-        found["decoder_input_ids"] = decoder[:1].expand(ids.shape[0], -1)
+        found["decoder_input_ids"] = decoder[:1].repeat_interleave(ids.shape[0], 0)
     return found
 
 
