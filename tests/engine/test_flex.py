@@ -282,6 +282,13 @@ def test_statistics_of_half_precision_are_taken_in_float32() -> None:
     torch.testing.assert_close(got.out, want.out, atol=2e-2, rtol=2e-2)
 
 
+def test_values_share_a_call_where_the_kernel_rounds_up_anyway() -> None:
+    together = flex._together
+    assert together({"out": 64, "columns": 9}) == [["out"], ["columns"]]
+    assert together({"out": 80, "columns": 9, "keys": 80}) == [["out", "columns"], ["keys"]]
+    assert together({"columns": 9, "keys": 64, "terms": 2}) == [["columns", "terms"], ["keys"]]
+
+
 # -- what it refuses -------------------------------------------------------------------------------
 def shapes_on(device: str, dtype: torch.dtype = torch.bfloat16, Sq: int = 8192) -> Shapes:
     return Shapes(1, 8, 2, Sq, 8192, 64, 64, dtype, torch.device(device))

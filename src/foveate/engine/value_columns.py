@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -96,25 +96,31 @@ def entropy_by_column(terms: Terms) -> bool:
     return not dense and terms.softcap is None and all(t.shape[1] == 1 for t in keyed)
 
 
-def entropy_columns(terms: Terms, k: Tensor) -> Tensor:
-    """``[B, Hkv, Sk, D + 1 + R]``: the keys, what is added to their scores, the terms' ``psi``."""
-    parts = [k]
+def entropy_columns(terms: Terms, k: Tensor) -> dict[str, Tensor]:
+    """The values whose means make up the entropy, ``[B, Hkv, Sk, E]``.
+
+    ``keys`` themselves and, where there are any, ``terms``: what is added to the score of each key
+    (one column), and ``psi`` of the low-rank terms.
+    """
+    added = []
     if terms.key_mask is not None:
         finite = terms.key_mask.masked_fill(terms.key_mask == -torch.inf, 0.0)
-        parts.append(finite.transpose(2, 3))
-    parts += [psi for _, psi in terms.columns]
-    return torch.cat([p.to(k.dtype).expand(*k.shape[:3], -1) for p in parts], -1)
+        added.append(finite.transpose(2, 3))
+    added += [psi for _, psi in terms.columns]
+    if not added:
+        return {"keys": k}
+    wide = [t.to(k.dtype).expand(*k.shape[:3], -1) for t in added]
+    return {"keys": k, "terms": torch.cat(wide, -1)}
 
 
-def entropy_of(terms: Terms, q: Tensor, sums: Tensor, lse: Tensor) -> Tensor:
+def entropy_of(terms: Terms, q: Tensor, means: Mapping[str, Tensor], lse: Tensor) -> Tensor:
     """The entropy ``lse - sum_j P_ij s_ij`` from ``P @ entropy_columns``; a sink is one outcome."""
-    D = q.shape[-1]
-    mean = terms.scale * (q * sums[..., :D]).sum(-1)
-    rest = sums[..., D:]
+    mean = terms.scale * (q * means["keys"]).sum(-1)
+    rest = means.get("terms", mean.unsqueeze(-1))
     if terms.key_mask is not None:
         mean, rest = mean + rest[..., 0], rest[..., 1:]
     for phi, psi in terms.columns:
-        mean = mean + (phi.to(sums.dtype) * rest[..., : psi.shape[-1]]).sum(-1)
+        mean = mean + (phi.to(rest.dtype) * rest[..., : psi.shape[-1]]).sum(-1)
         rest = rest[..., psi.shape[-1] :]
     seen = lse > -torch.inf
     if terms.sinks is not None:

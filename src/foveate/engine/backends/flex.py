@@ -117,26 +117,30 @@ class Call:
         """
         terms, shapes = self.terms, self.shapes
         linear = [read for read in reads if read.kind != "entropy"]
-        values = [] if v is None else [v]
+        values = {} if v is None else {"out": v}
         if linear:
             cols = columns_of(self.program, linear, shapes).unsqueeze(1)
-            values.append(cols.expand(-1, k.shape[1], -1, -1))
+            values["columns"] = cols.to(q.dtype).expand(-1, k.shape[1], -1, -1)
         if len(linear) < len(reads):
-            values.append(entropy_columns(terms, k))
-        widths = [value.shape[-1] for value in values]
-        wide = values[0] if len(values) == 1 else torch.cat([t.to(q.dtype) for t in values], -1)
-        out, lse = self._attend(q, k, wide)
-        out, lse, share = with_sinks(terms.sinks, out, lse)
-        parts = list(out[..., : sum(widths)].split(widths, -1))
-        found = q.new_empty(0) if v is None else parts.pop(0)
+            values |= entropy_columns(terms, k)
+        sums: dict[str, Tensor] = {}
+        lse = share = None
+        for names in _together({name: value.shape[-1] for name, value in values.items()}):
+            parts = [values[name] for name in names]
+            out, lse = self._attend(q, k, parts[0] if len(parts) == 1 else torch.cat(parts, -1))
+            out, lse, share = with_sinks(terms.sinks, out, lse)
+            widths = [part.shape[-1] for part in parts]
+            sums |= dict(zip(names, out[..., : sum(widths)].split(widths, -1), strict=True))
+        assert lse is not None
         measures = {}
         if linear:
-            sums = parts.pop(0)
-            measures = split_columns(self.program, linear, shapes, terms.q_offset, sums, share, lse)
+            measures = split_columns(
+                self.program, linear, shapes, terms.q_offset, sums["columns"], share, lse
+            )
         for read in reads:
             if read.kind == "entropy":
-                measures[read.key] = entropy_of(terms, q, parts[0], lse)
-        return found, lse, measures
+                measures[read.key] = entropy_of(terms, q, sums, lse)
+        return sums.get("out", q.new_empty(0)), lse, measures
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         score, kind = self.score
@@ -149,6 +153,24 @@ class Call:
         grad = torch.is_grad_enabled()
         run = _compiled((q.device.type, q.dtype, *sizes, grad, kind, mask_kind))
         return run(q, k, v, score, self.block_mask, self.terms.scale)
+
+
+def _together(widths: dict[str, int]) -> list[list[str]]:
+    """Which values share a call.
+
+    The kernel rounds the head size of V up to a power of 2: what fits into that is free. A further
+    call costs the scores again, wider values cost as much and may not fit into the GPU's caches.
+    """
+    groups: list[list[str]] = []
+    for name, width in widths.items():
+        for group in groups:
+            used = sum(widths[other] for other in group)
+            if used + width <= max(NARROWEST, 1 << (used - 1).bit_length()):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups
 
 
 def pairs(terms: Terms, shapes: Shapes) -> int:
