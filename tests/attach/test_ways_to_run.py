@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import foveate as fv
 from families import build, inputs, logits
+from foveate.adapters import probe
 from foveate.adapters.generation import Standin
 
 R = {"r": torch.arange(11) < 4}
@@ -123,7 +124,9 @@ def test_half_precision(dtype: torch.dtype, plain: Any) -> None:
 
 
 @torch.no_grad()
-def test_autocast() -> None:
+def test_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is the first that is seen of a class of modules, and checks it."""
+    monkeypatch.setattr(probe, "_passed", set())
     model, eager = build("llama"), build("llama", "eager")
     with torch.autocast("cpu", torch.bfloat16):
         bare = logits(model(**GIVEN))

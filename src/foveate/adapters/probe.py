@@ -81,12 +81,14 @@ def probe(
     program = base.program
     kinds = (program.causal, program.bias is not None, program.softcap, program.sinks is not None)
     pattern = isinstance(program.pattern, MaskPattern)
-    topic = (type(module), own, query.dtype, query.shape[2] > 1, pattern, *kinds)
+    # autocast computes the model's own attention in half precision, ours in that of its inputs
+    half = query.dtype.itemsize < 4 or torch.is_autocast_enabled(query.device.type)
+    topic = (type(module), own, query.dtype, half, query.shape[2] > 1, pattern, *kinds)
     if topic in _passed:
         return
     if own is None or own in ("eager", "sdpa"):  # the others do not take a few rows of a mask
         error = agree(base, query, key, value, mask, options, module, function)
-        if error > (5e-2 if query.dtype.itemsize < 4 else 1e-3):
+        if error > (5e-2 if half else 1e-3):
             raise FoveateError(
                 f"{type(module).__name__}'s own attention is not the one foveate would compute "
                 f"for it (outputs differ by {error:.2g} of their size): it does something of its "
