@@ -7,6 +7,7 @@ and where nobody edits anything the model's own attention runs, untouched.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..engine.measures import Read
@@ -30,6 +32,7 @@ __all__ = [
     "refuse_dropout",
     "route",
     "switch",
+    "untraced",
     "unwind",
 ]
 
@@ -234,6 +237,13 @@ def _forget(module: nn.Module, listener: Listener) -> None:
             _listeners[module] = rest
         else:
             _listeners.pop(module, None)
+
+
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that compilers leave alone: a compiled model breaks its graph there."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes a second
+        return function
+    return torch.compiler.disable(function)
 
 
 @dataclass

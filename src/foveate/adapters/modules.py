@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import processors
 from .calls import Base
-from .dispatch import Own, passed, route, switch
+from .dispatch import Own, passed, route, switch, untraced
 from .reach import functions
 from .rebind import calls, copied
 from .sites import heads_of
@@ -291,8 +291,10 @@ def replacements(module: nn.Module) -> dict[str, Callable[..., Any]]:
     """What a copy of the code of ``module`` calls in place of the attending names."""
     owner = weakref.ref(module)
     return {
-        "scaled_dot_product_attention": partial(_sdpa, owner, F.scaled_dot_product_attention),
-        "dispatch_attention_fn": partial(_dispatched, owner, _native_dispatch),
+        "scaled_dot_product_attention": untraced(
+            partial(_sdpa, owner, F.scaled_dot_product_attention)
+        ),
+        "dispatch_attention_fn": untraced(partial(_dispatched, owner, _native_dispatch)),
     }
 
 

@@ -117,9 +117,8 @@ def copied(function: FunctionType, replace: Mapping[str, Any], deep: int = _DEEP
     for name, helper, plain in _helpers(function) if deep > 0 else ():
         if plain and name not in replace and calls(helper, tuple(replace), deep - 1):
             names[name] = copied(helper, replace, deep - 1)
-    twin = FunctionType(
-        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
-    )
+    code = function.__code__.replace()  # compilers keep what they made of a code with the code
+    twin = FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)
     twin.__kwdefaults__ = function.__kwdefaults__
     twin.__dict__.update(function.__dict__)
     for name in ("__module__", "__qualname__", "__doc__", "__annotations__"):

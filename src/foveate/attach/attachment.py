@@ -10,7 +10,7 @@ from torch import nn
 
 from ..adapters.connect import connect
 from ..adapters.diffusers import opened
-from ..adapters.dispatch import unwind
+from ..adapters.dispatch import untraced, unwind
 from ..adapters.sites import Site, sites, unreachable
 from ..errors import FoveateError
 from ..patterns import Pattern
@@ -175,11 +175,11 @@ class _Hook:
 
     def __init__(self, session: Session | None = None, name: str = "") -> None:
         self.session = session
-        self.name = name
+        self.run = untraced(getattr(session, name)) if name else None
 
     def __call__(self, *args: Any) -> None:
-        if self.session is not None:
-            getattr(self.session, self.name)(*args)
+        if self.run is not None:
+            self.run(*args)
 
     def __deepcopy__(self, memo: Any) -> _Hook:
         return _Hook()
