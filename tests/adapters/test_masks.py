@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import masking_utils as own
 
 from foveate.adapters.calls import _from_info
-from foveate.adapters.masks import MaskInfo, MaskPattern, rule_of
+from foveate.adapters.masks import MaskInfo, MaskPattern
+from foveate.adapters.rules import rule_of
 from foveate.engine.backends import reference
 from foveate.engine.program import Program
 
@@ -153,6 +154,7 @@ def test_it_is_the_models_own_mask_made_once_and_only_when_asked() -> None:
     }  # fmt: skip
     made = MaskInfo.of(make, arguments, floating=True)
     assert made.dtype == torch.float64 and made.q_offset == 4 and calls == []
+    assert made.size() == (1, 1, 2, 8) and made.stride() == (0, 0, 0, 0) and calls == []
     count += 2  # what a static cache does when it takes the new tokens
     assert made.original is made.original and len(calls) == 1
     assert made.original[0, 0, 0, 4] == 0 and made.original[0, 0, 0, 5] < -1e300
