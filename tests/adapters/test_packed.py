@@ -13,8 +13,9 @@ from torch import Tensor
 
 import foveate as fv
 from families import build
-from foveate.adapters.masks import MaskInfo, MaskPattern, rule_of
+from foveate.adapters.masks import MaskInfo, MaskPattern
 from foveate.adapters.packed import Documents
+from foveate.adapters.rules import rule_of
 
 LENGTHS = (7, 1, 12, 5)
 TOTAL = sum(LENGTHS)

@@ -120,7 +120,7 @@ class Call:
         values = {} if v is None else {"out": v}
         if linear:
             cols = columns_of(self.program, linear, shapes).unsqueeze(1)
-            values["columns"] = cols.to(q.dtype).expand(-1, k.shape[1], -1, -1)
+            values["columns"] = cols.to(q.dtype).expand(-1, k.shape[1], -1, -1).contiguous()
         if len(linear) < len(reads):
             values |= entropy_columns(terms, k)
         sums: dict[str, Tensor] = {}
