@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from families import build, inputs
 from foveate import display
+from foveate.attach import attach
 from foveate.engine import measures
 from foveate.find._model import ModelId
 from foveate.find.scores import HeadScores
+from foveate.methods import Measure
+from foveate.methods._scope import Scope
 from foveate.prompt import Prompt, _stretches
 from foveate.results import Results
 
@@ -199,3 +203,39 @@ def test_head_scores_name_their_best() -> None:
     assert "width:100%" in piece and "1 heads have no score" in piece and len(piece) < 9000
     empty = HeadScores("sink", torch.full((1, 2), math.nan), model)
     assert "2 heads have no score" in self_contained(empty._repr_html_())
+
+
+class _Evil:
+    """A method whose name is markup."""
+
+    def __init__(self) -> None:
+        self.scope = Scope.of(layers=0)
+
+    def rewrite(self, program: Any, site: Any, call: Any) -> Any:
+        return program
+
+    def __repr__(self) -> str:
+        return EVIL
+
+
+@torch.no_grad()
+def test_a_run_says_what_it_did() -> None:
+    model, given = build("bart"), inputs("bart")
+    with attach(model, Measure(measures.entropy(), layers=[0]), _Evil()) as run:
+        empty = self_contained(run._repr_html_())
+        model(**given)
+    assert "no forward yet" in empty and "&lt;script&gt;" in empty
+    piece = self_contained(run._repr_html_())
+    words = " ".join(re.sub("<[^>]+>", " ", piece).split())
+    assert "1 forward: 7 tokens of prefill, batch of 2, 1 attention call edited or" in words
+    assert "decoder touched 0 1" in words and "decoder passed over 1 1 in no method" in words
+    assert "cross passed over 0–1 2" in words and "nats" in words
+    assert run.coverage._repr_html_() in piece
+
+
+def test_a_run_with_generation_counts_its_steps() -> None:
+    model = build("llama")
+    with attach(model) as run:
+        model.generate(**inputs("llama"), max_new_tokens=3, do_sample=False, eos_token_id=None)
+    words = re.sub("<[^>]+>", " ", self_contained(run._repr_html_()))
+    assert "passthrough" in words and "3 forwards: 11 tokens of prefill, 2 decode steps" in words

@@ -188,6 +188,46 @@ def test_peft(text: Any) -> None:
         assert torch.equal(model.generate(**GIVEN, **GREEDY), text[0])
 
 
+def by_torchao(folder: Path) -> Any:
+    quantization = pytest.importorskip("torchao.quantization")
+    model = build("llama")
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    return model
+
+
+def by_bitsandbytes(folder: Path) -> Any:
+    pytest.importorskip("bitsandbytes")
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=256, intermediate_size=512, num_hidden_layers=2,
+        num_attention_heads=4,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    four = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=four, device_map="cpu"
+    )
+
+
+@pytest.mark.parametrize("quantised", [by_torchao, by_bitsandbytes])
+@torch.no_grad()
+def test_layers_quantised_by_other_libraries(
+    quantised: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    """Where the library is installed; CI goes without."""
+    model = quantised(tmp_path)
+    bare = logits(model(**GIVEN))
+    with fv.attach(model):
+        assert torch.equal(logits(model(**GIVEN)), bare)
+    with fv.attach(model, methods()[1], regions=R) as run:
+        assert torch.allclose(logits(model(**GIVEN)), bare, atol=1e-4)
+    model.set_attn_implementation("eager")
+    want = torch.stack(model(**GIVEN, output_attentions=True).attentions)
+    mass = run.results["mass:r"].prefill
+    assert torch.allclose(mass, (want * R["r"]).sum(-1), atol=1e-4)
+
+
 # -- training --------------------------------------------------------------------------------------
 def dropping(p: float) -> Any:
     model = build("llama")
@@ -700,7 +740,7 @@ def test_results_outlive_the_block_and_the_model(tmp_path: Path) -> None:
     assert torch.equal(run.results["mass:r"].decode, want)
     again = type(run.results).load(run.results.save(tmp_path / "r.safetensors"))
     assert torch.equal(again["mass:r"].decode, want) and list(again) == list(run.results)
-    assert run._repr_html_() if hasattr(run, "_repr_html_") else True
+    assert "mass:r" in run._repr_html_()
 
 
 @pytest.fixture(autouse=True)

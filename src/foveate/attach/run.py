@@ -168,6 +168,11 @@ class Coverage(Sequence[Covered]):
             return [place.covered() for place in self._places[index]]
         return self._places[index].covered()
 
+    def _repr_html_(self) -> str:
+        from .show import coverage
+
+        return coverage(self)
+
     def __repr__(self) -> str:
         lines = []
         for (stack, state, why), count in _counted((c.stack, c.state, c.why) for c in self).items():
@@ -219,6 +224,12 @@ class Run:
         if Run.writer is None:
             raise FoveateError("run.report needs foveate.report: import foveate, not a part of it.")
         return Run.writer(self, path, **options)
+
+    def _repr_html_(self) -> str:
+        """What ran, where the methods acted, what was measured."""
+        from .show import run
+
+        return run(self)
 
     def __repr__(self) -> str:
         methods = ", ".join(map(repr, self.methods)) or "passthrough"
