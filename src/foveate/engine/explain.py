@@ -22,6 +22,8 @@ def _si(n: float, unit: str) -> str:
 def _pairs(plan: Plan) -> int:
     """Pairs of one head that are computed."""
     h = plan.shapes
+    if plan.output == "flash" and plan.cut is not None:
+        return int(plan.cut.pairs)
     if plan.output == "flash":
         cut = sdpa.pieces(h.Sq, h.Sk, plan.terms.causal, plan.terms.q_offset)
         return sum(p.pairs for p in cut)
@@ -88,7 +90,14 @@ def explain(plan: Plan) -> str:
     ]
     passes = 1
     width = max(h.D, h.Dv)
-    if plan.output == "flash":
+    if plan.output == "flash" and plan.cut is not None:
+        count = sum(len(g.rows) for _, _, groups in plan.cut.parts for g in groups)
+        share = plan.cut.pairs / (h.Sq * h.Sk)
+        lines.append(
+            f"output: flash kernel on {count} blocks of queries, each with the keys it sees "
+            f"({share:.1%} of the pairs)"
+        )
+    elif plan.output == "flash":
         cut = sdpa.pieces(h.Sq, h.Sk, plan.terms.causal, plan.terms.q_offset)
         shapes = ", ".join(
             f"{p.q_stop - p.q_start}×{p.k_stop - p.k_start}{' causal' if p.causal else ''}"
@@ -98,12 +107,6 @@ def explain(plan: Plan) -> str:
         lines.append(
             f"output: flash kernel, {len(cut)} piece{'s' * (len(cut) != 1)} ({shapes}){merged}"
         )
-        score = sum(psi.shape[-1] for _, psi in plan.terms.columns)
-        value = sum(width_of(r) for r in plan.program.reads) if plan.one_pass else 0
-        width = max(h.D + score, h.Dv + value)
-        if width > max(h.D, h.Dv):
-            width += -width % 8
-            lines.append(f"  head size {h.D} → {width}: {score} score and {value} value columns")
     elif plan.output == "few":
         lines.append("output: one flash call, no key copied (few queries)")
     elif plan.output == "flex":
@@ -114,6 +117,13 @@ def explain(plan: Plan) -> str:
         lines.append(f"output: {len(blocks)} tile{'s' * (len(blocks) != 1)} of scores ({plan.why})")
     else:
         lines.append("output: the whole matrix in float64 (reference)")
+    if plan.output == "flash":
+        score = sum(psi.shape[-1] for _, psi in plan.terms.columns)
+        value = sum(width_of(r) for r in plan.program.reads) if plan.one_pass else 0
+        width = max(h.D + score, h.Dv + value)
+        if width > max(h.D, h.Dv):
+            width += -width % 8
+            lines.append(f"  head size {h.D} → {width}: {score} score and {value} value columns")
     lines += [f"  {line}" for line in _interventions(plan)]
     keys = ", ".join(k for r in plan.program.reads for k in r.keys)
     if keys:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FoveateError
-from .backends import flex, reference, sdpa, tiles
+from .backends import flex, gathered, reference, sdpa, tiles
 from .backends.flash import available
 from .measures import Read
 from .program import Output, Program
@@ -110,7 +110,7 @@ class Plan:
         else:
             one_pass = self.one_pass and bool(reads)
             cols = columns_of(self.program, reads, self.shapes) if one_pass else None
-            out, lse, share = sdpa.run(self.terms, q, k, v, cols)
+            out, lse, share = sdpa.run(self.terms, q, k, v, cols, self.cut)
             if cols is not None:
                 out, sums = out.split([v.shape[-1], cols.shape[-1]], -1)
                 measures |= self._split(sums, share, lse)
@@ -122,6 +122,11 @@ class Plan:
         for plan in self.more:
             measures |= plan._fresh()._statistics(q, k, v)
         return Output(out, lse, measures)
+
+    @cached_property
+    def cut(self) -> gathered.Cut | None:
+        """The pattern cut into blocks of queries, each with its keys; None without a pattern."""
+        return _cut(self.terms, self.shapes)
 
     def measure(self, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
         """The measures alone, without an output; shapes as in :meth:`run`."""
@@ -150,7 +155,7 @@ class Plan:
         if self.output == "flex":
             return self._flex.run(q.to(dtype), k.to(dtype), None, self.program.reads)[2]
         cols = columns_of(self.program, self.program.reads, self.shapes)
-        sums, lse, share = sdpa.run(self.terms, q.to(dtype), k.to(dtype), None, cols)
+        sums, lse, share = sdpa.run(self.terms, q.to(dtype), k.to(dtype), None, cols, self.cut)
         return self._split(sums, share, lse)
 
     def explain(self) -> str:
@@ -158,6 +163,21 @@ class Plan:
         from .explain import explain
 
         return explain(self)
+
+
+def _cut(terms: Terms, shapes: Shapes) -> gathered.Cut | None:
+    if terms.pattern is None:
+        return None
+    return gathered.cut(terms.pattern, terms.causal, terms.q_offset, shapes.Sq, shapes.Sk)
+
+
+def _gathers(terms: Terms, shapes: Shapes) -> bool:
+    """Whether a pattern runs on flash kernels, block by block: where that computes less."""
+    if terms.pattern is None or not available(shapes.device, shapes.dtype):
+        return False
+    cut = _cut(terms, shapes)
+    by_tiles = sum((b - a) * (hi - lo) for a, b, lo, hi in tiles.row_blocks(terms, shapes))
+    return cut is not None and cut.pairs <= by_tiles
 
 
 _Choice = tuple[
@@ -174,7 +194,7 @@ def _choose(program: Program, terms: Terms, shapes: Shapes, backend: str) -> _Ch
     blockers = {
         "the soft-cap": terms.softcap is not None,
         "the dense bias": terms.bias is not None,
-        "the pattern": terms.pattern is not None,
+        "the pattern": terms.pattern is not None and not _gathers(terms, shapes),
         "row-adaptive gains": bool(terms.adaptive),
         "score columns in half precision": shapes.half and bool(terms.columns),
         "score columns of few queries": few and bool(terms.columns),
@@ -190,7 +210,7 @@ def _choose(program: Program, terms: Terms, shapes: Shapes, backend: str) -> _Ch
         if wanted and flex.refusal(terms, shapes, _wants_gradient(program)) is None:
             return _on_flex(program, terms, shapes, why)
         return "tiles", "tiles" if program.reads else "none", True, f"tiles of scores, {why}"
-    output: Literal["flash", "few"] = "few" if few else "flash"
+    output: Literal["flash", "few"] = "few" if few and terms.pattern is None else "flash"
     if not program.reads:
         return output, "none", True, "nothing is read"
     widths = sum(width_of(r) for r in program.reads)

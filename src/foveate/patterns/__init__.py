@@ -1,7 +1,8 @@
 """Who may look at whom, as values that combine: ``SlidingWindow(256, sinks=4) | Dilated(64, 16)``.
 
 Each has ``.mask(Sq, Sk)`` (the matrix, to look at), ``.density(Sq, Sk)`` and
-``.blocks(size, Sq, Sk)``; each goes into ``fv.attention(pattern=…)`` and, like a method, into ``fv.attach(model, pattern)``.
+``.blocks(size, Sq, Sk)``; each goes into ``fv.attention(pattern=…)`` and, like a method, into
+``fv.attach(model, pattern)``.
 """
 
 from ._base import Pattern

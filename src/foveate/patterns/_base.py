@@ -6,6 +6,7 @@ matrix; :meth:`Pattern.mask` writes the matrix out where it is small enough to l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,14 @@ class Pattern:
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
         """A half-open range of keys outside which queries ``q_start … q_stop - 1`` see nothing."""
         return 0, keys
+
+    def key_ranges(self, q_start: int, q_stop: int, keys: int) -> list[tuple[int, int]]:
+        """The same in several ranges, ascending and apart: what lies between is not looked at."""
+        return [self.key_range(q_start, q_stop, keys)]
+
+    def tiling(self, size: int, queries: int, q_offset: int) -> Tensor | None:
+        """Which queries to take together, int64 ``[blocks, about size]``; None: as they come."""
+        return None
 
     # -- the engine's protocol -------------------------------------------------------------------
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
@@ -167,8 +176,25 @@ class _Two(Pattern):
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", _heads(self.left, self.right))
 
+    def tiling(self, size: int, queries: int, q_offset: int) -> Tensor | None:
+        found = (p.tiling(size, queries, q_offset) for p in (self.left, self.right))
+        return next((tiles for tiles in found if tiles is not None), None)
+
     def _seen(self, q: Tensor, k: Tensor, head: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.left.sees(q, k, head), self.right.sees(q, k, head)
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges in order, those that touch made one."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if low >= high:
+            continue
+        if found and low <= found[-1][1]:
+            found[-1] = found[-1][0], max(high, found[-1][1])
+        else:
+            found.append((low, high))
+    return found
 
 
 class And(_Two):
@@ -182,6 +208,10 @@ class And(_Two):
         (a, b), (c, d) = (p.key_range(q_start, q_stop, keys) for p in (self.left, self.right))
         low = max(a, c)
         return low, max(low, min(b, d))
+
+    def key_ranges(self, q_start: int, q_stop: int, keys: int) -> list[tuple[int, int]]:
+        ours, theirs = (p.key_ranges(q_start, q_stop, keys) for p in (self.left, self.right))
+        return _joined((max(a, c), min(b, d)) for a, b in ours for c, d in theirs)
 
     def __repr__(self) -> str:
         return f"({self.left!r} & {self.right!r})"
@@ -198,6 +228,10 @@ class Or(_Two):
         ranges = [p.key_range(q_start, q_stop, keys) for p in (self.left, self.right)]
         ranges = [(a, b) for a, b in ranges if a < b]
         return (min(a for a, _ in ranges), max(b for _, b in ranges)) if ranges else (0, 0)
+
+    def key_ranges(self, q_start: int, q_stop: int, keys: int) -> list[tuple[int, int]]:
+        ours, theirs = (p.key_ranges(q_start, q_stop, keys) for p in (self.left, self.right))
+        return _joined([*ours, *theirs])
 
     def __repr__(self) -> str:
         return f"({self.left!r} | {self.right!r})"
@@ -272,6 +306,13 @@ class Moved(Pattern):
     def visible(self, batch: Tensor, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         by = self.by if isinstance(self.by, int) else self.by[batch]
         return self.of.sees(q_pos + by, k_pos + by, head)
+
+    def key_ranges(self, q_start: int, q_stop: int, keys: int) -> list[tuple[int, int]]:
+        if not isinstance(self.by, int):
+            return [self.key_range(q_start, q_stop, keys)]
+        by = self.by
+        ranges = self.of.key_ranges(q_start + by, q_stop + by, keys + by)
+        return _joined((max(0, a - by), min(keys, b - by)) for a, b in ranges)
 
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
         if isinstance(self.by, int):

@@ -56,6 +56,32 @@ class _OnGrid(Pattern):
     def _inside(self, q: Tensor, k: Tensor) -> Tensor:
         return (q >= 0) & (q < self.tokens) & (k >= 0) & (k < self.tokens)
 
+    def tiling(self, size: int, queries: int, q_offset: int) -> Tensor | None:
+        """Queries that lie together on the grid, int64 ``[blocks, queries of a block]``.
+
+        None where the call does not hold the whole grid.
+        """
+        if queries != self.tokens or q_offset != 0:
+            return None
+        sides = [1] * len(self.grid)
+        while True:  # double the shortest side that can be doubled
+            can = [
+                axis
+                for axis, side in enumerate(self.grid)
+                if side % (2 * sides[axis]) == 0 and 2 * math.prod(sides) <= size
+            ]
+            if not can:
+                break
+            sides[min(can, key=lambda axis: sides[axis])] *= 2
+        if math.prod(sides) * 4 < size:  # sides that do not halve
+            return None
+        index = torch.arange(self.tokens)
+        shape = [
+            n for side, part in zip(self.grid, sides, strict=True) for n in (side // part, part)
+        ]
+        axes = [*range(0, len(shape), 2), *range(1, len(shape), 2)]
+        return index.view(shape).permute(axes).reshape(-1, math.prod(sides))
+
     def _rows(self, q_start: int, q_stop: int) -> tuple[int, int]:
         """The first axis' coordinates of a range of positions."""
         row = self.tokens // self.grid[0]
@@ -72,11 +98,12 @@ class _OnGrid(Pattern):
 class Neighborhood(_OnGrid):
     """Generalized neighbourhood attention: a window on a grid.
 
-    With stride, dilation and causality per axis. Along each axis a token sees ``window`` tokens around it, pushed inward at the borders so that
-    there are always as many. With ``dilation`` d they are d apart, each of the d interleaved grids
-    by itself. ``stride`` consecutive tokens share the window of the one in their middle (the right
-    one of two): 1 is a sliding window, ``stride == window`` non-overlapping blocks. A causal axis
-    is seen up to the token itself, and ``window`` counts back from the last token of its group.
+    With stride, dilation and causality per axis. Along each axis a token sees ``window`` tokens
+    around it, pushed inward at the borders so that there are always as many. With ``dilation`` d
+    they are d apart, each of the d interleaved grids by itself. ``stride`` consecutive tokens share
+    the window of the one in their middle (the right one of two): 1 is a sliding window,
+    ``stride == window`` non-overlapping blocks. A causal axis is seen up to the token itself, and
+    ``window`` counts back from the last token of its group.
 
     Parameters
     ----------

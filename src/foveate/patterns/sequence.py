@@ -72,6 +72,15 @@ class SlidingWindow(Pattern):
         high = max(q_stop + ahead, 0 if self.causal else self.sinks)
         return low, max(low, min(keys, high))
 
+    def key_ranges(self, q_start: int, q_stop: int, keys: int) -> list[tuple[int, int]]:
+        low, high = self.key_range(q_start, q_stop, keys)
+        near = max(0, q_start - self.window + 1)
+        if self.sinks >= near:
+            return [(low, high)]
+        return (
+            [(0, min(self.sinks, keys)), (min(near, keys), high)] if self.sinks else [(low, high)]
+        )
+
 
 @dataclass(frozen=True)
 class Dilated(Pattern):

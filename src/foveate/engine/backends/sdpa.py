@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..partial import merge_tensors
 from ..terms import Terms
+from . import gathered
 from .flash import flash
 
 INF = float("inf")
@@ -73,7 +74,12 @@ def _widen(x: Tensor, extra: list[Tensor], width: int) -> Tensor:
 
 
 def run(
-    terms: Terms, q: Tensor, k: Tensor, v: Tensor | None, cols: Tensor | None
+    terms: Terms,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    cols: Tensor | None,
+    cut: gathered.Cut | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """``(P @ [V | cols], lse, share)`` for terms that flash kernels take.
 
@@ -83,6 +89,8 @@ def run(
         None where only the columns are wanted.
     cols : Tensor, optional
         Value columns ``[B, Sk, C]``.
+    cut : Cut, optional
+        The pattern, where there is one.
 
     Returns
     -------
@@ -93,8 +101,7 @@ def run(
     share : Tensor, optional
         What the keys hold of each row beside the sink, ``[B, Hq, Sq]``; None without a sink.
     """
-    B, Hq, Sq, D = q.shape
-    Sk = k.shape[2]
+    Hq, D = q.shape[1], q.shape[3]
     lse_dtype = torch.promote_types(q.dtype, torch.float32)
     values = [] if cols is None else [cols.unsqueeze(1)]
     Dv = 0 if v is None else v.shape[-1]
@@ -111,12 +118,22 @@ def run(
     wide_k = _widen(k, [psi.to(lse_dtype) / terms.scale for _, psi in terms.columns], width)
     wide_v = _widen(v, values, width)
 
+    if cut is None:
+        out, lse = _dense(terms, wide_q, wide_k, wide_v)
+    else:
+        out, lse = gathered.run(cut, wide_q, wide_k, wide_v, terms.key_mask, terms.scale)
+    out = out[..., :value_width] if value_width < width else out
+    return with_sinks(terms.sinks, out, lse)
+
+
+def _dense(terms: Terms, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """All that causality leaves, in mask-free pieces."""
     outs, lses = [], []
-    for piece in pieces(Sq, Sk, terms.causal, terms.q_offset):
+    for piece in pieces(q.shape[2], k.shape[2], terms.causal, terms.q_offset):
         a, b, lo, hi = piece.q_start, piece.q_stop, piece.k_start, piece.k_stop
         mask = None if terms.key_mask is None else terms.key_mask[..., lo:hi]
         out, lse = flash(
-            *(wide_q[:, :, a:b], wide_k[:, :, lo:hi], wide_v[:, :, lo:hi]),
+            *(q[:, :, a:b], k[:, :, lo:hi], v[:, :, lo:hi]),
             mask=mask,
             causal=piece.causal,
             scale=terms.scale,
@@ -131,11 +148,10 @@ def run(
         outs.append(out)
         lses.append(lse)
     if not outs:
-        outs = [q.new_zeros(B, Hq, Sq, width)]
-        lses = [torch.full((B, Hq, Sq), -INF, dtype=lse_dtype, device=q.device)]
-    out, lse = merge_tensors(outs, lses)
-    out = out[..., :value_width] if value_width < width else out
-    return with_sinks(terms.sinks, out, lse)
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        outs = [torch.zeros_like(q)]
+        lses = [torch.full(q.shape[:3], -INF, dtype=dtype, device=q.device)]
+    return merge_tensors(outs, lses)
 
 
 def with_sinks(
