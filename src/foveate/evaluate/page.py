@@ -18,7 +18,6 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}
 th{font-weight:600;opacity:.75}th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}
-tr.up td{background:#2a83}tr.down td{background:#c333}
 details{margin:.4rem 0}details td{white-space:pre-wrap;text-align:left;max-width:40rem}
 .bad{color:#c33}.note{opacity:.75}
 """
@@ -84,8 +83,10 @@ def fragment(table: Table) -> str:
     lines = ["<table><thead><tr>", *(f"<th>{escape(one)}</th>" for one in head), "</tr></thead>"]
     lines.append("<tbody>")
     for cell, texts in zip(table.cells, body, strict=True):
-        kind = {1: ' class="up"', -1: ' class="down"', 0: ""}[settled(cell)]
-        lines.append(f"<tr{kind}>{''.join(f'<td>{escape(one)}</td>' for one in texts)}</tr>")
+        # in place, for a notebook has no style sheet of ours
+        colour = {1: ' style="background:#2a83"', -1: ' style="background:#c333"', 0: ""}
+        shown = "".join(f"<td>{escape(one)}</td>" for one in texts)
+        lines.append(f"<tr{colour[settled(cell)]}>{shown}</tr>")
     lines.append("</tbody></table>")
     return "".join(lines)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .. import display
 from ..errors import FoveateError
 from ..statistics import mcnemar, paired_bootstrap, wilson
 from .page import markdown, page, rows
@@ -216,9 +217,12 @@ class Table:
         )
 
     def _repr_html_(self) -> str:
+        """The figures; green and red rows are those that both tests call different."""
         from .page import fragment
 
-        return fragment(self)
+        setting = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
+        note = display.note(f"differences are from {self.base}; {setting}")
+        return display.lines(fragment(self), note)
 
 
 def _cell(data: Mapping[str, Any]) -> Cell:
