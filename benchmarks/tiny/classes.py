@@ -52,8 +52,18 @@ def kind(path: Path) -> str:
             return "own"
         if "MultiheadAttention" in _called(cls):
             return "own"
-    wraps = re.search(r"\bAuto(Model|Backbone)\w*|load_backbone|from \.\.\w+\.modeling_\w+", source)
-    return "wrapper" if wraps else "none"
+    return "wrapper" if any(map(_wraps, ast.walk(tree))) else "none"
+
+
+def _wraps(node: ast.AST) -> bool:
+    """Whether a line imports, or loads, the model of another file."""
+    if isinstance(node, ast.Call):
+        return getattr(node.func, "id", "") == "load_backbone"
+    if not isinstance(node, ast.ImportFrom) or not node.level:
+        return False
+    names = {alias.name for alias in node.names}
+    beside = node.level == 2 and ".modeling_" in f".{node.module}"
+    return beside or any(name.startswith(("AutoModel", "AutoBackbone")) for name in names)
 
 
 def _called(node: ast.AST) -> set[str]:

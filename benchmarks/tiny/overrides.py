@@ -37,7 +37,9 @@ CONFIG: dict[str, dict[str, Any]] = {
     },
     "BrosConfig": _WIDE,
     "ChameleonConfig": {"vocabulary_map": {"<image>": 63}},
-    "CohereCompassTextConfig": {"rope_parameters": {"full_attention": _MROPE, "sliding_attention": _MROPE}},
+    "CohereCompassTextConfig": {
+        "rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _MROPE)
+    },
     "ConditionalDetrConfig": _DETR,
     "DabDetrConfig": _DETR,
     "DetrConfig": _DETR,

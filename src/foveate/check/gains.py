@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..attach import attach
 from .probes import Gain, Seen, part
+from .state import kept
 from .subject import Failed, NotApplicable, Subject
 
 __all__ = ["TESTS"]
@@ -125,27 +126,25 @@ def maps(subject: Subject, stack: str) -> float:
 def _eager_maps(subject: Subject, stack: str, tolerance: float) -> dict[str, list[Tensor]]:
     """What the modules of a stack return as attention weights on eager: ``[B, H, Sq, Sk]``."""
     found: dict[str, list[Tensor]] = {}
-    handles = []
-    for site in subject.stacks[stack]:
-
-        def keep(module: Any, args: Any, output: Any, name: str = site.name) -> None:
-            for one in output if isinstance(output, list | tuple) else ():
-                if isinstance(one, Tensor) and one.dim() == 4 and _is_map(one):
-                    found.setdefault(name, []).append(one.detach())
-
-        handles.append(site.module.register_forward_hook(keep))
     inputs = dict(subject.inputs)
     if "output_attentions" in subject.parameters or subject.open:
         inputs["output_attentions"] = True
     put_back = _switched(subject)
-    try:
-        answer = subject.run(inputs)
-    except Exception as error:
-        raise NotApplicable(f"it does not run on eager attention ({error})"[:160]) from error
-    finally:
-        put_back()
-        for handle in handles:
-            handle.remove()
+    with kept(subject.model):
+        for site in subject.stacks[stack]:
+
+            def keep(module: Any, args: Any, output: Any, name: str = site.name) -> None:
+                for one in output if isinstance(output, list | tuple) else ():
+                    if isinstance(one, Tensor) and one.dim() == 4 and _is_map(one):
+                        found.setdefault(name, []).append(one.detach())
+
+            site.module.register_forward_hook(keep)
+        try:
+            answer = subject.run(inputs)
+        except Exception as error:
+            raise NotApplicable(f"it does not run on eager attention ({error})"[:160]) from error
+        finally:
+            put_back()
     names = {name for name, _ in subject.base}
     error = subject.gap([pair for pair in answer if pair[0] in names], subject.base)
     if not error <= 10 * tolerance:

@@ -177,11 +177,13 @@ def _filled(
 def with_media(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     """The text with a picture or a sound in it, where the model takes one; else as it is."""
     config = getattr(model, "config", None)
+    seen = ("image_token_id", "image_token_index")
+    heard = ("audio_token_id", "audio_token_index")
     ways = (
-        ("get_image_features", "pixel_values", ("image_token_id", "image_token_index"), _pictures),
-        ("get_audio_features", "input_features", ("audio_token_id", "audio_token_index"), _hearable),
-        ("get_audio_features", "input_values", ("audio_token_id", "audio_token_index"), _hearable),
-    )  # fmt: skip
+        ("get_image_features", "pixel_values", seen, _pictures),
+        ("get_audio_features", "input_features", heard, _hearable),
+        ("get_audio_features", "input_values", heard, _hearable),
+    )
     asked = set(inspect.signature(model.forward).parameters)
     for getter, name, places, values in ways:
         token = first(config, TEXT, *places)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["changed", "snapshot"]
+__all__ = ["changed", "kept", "snapshot"]
 
 _HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks",
@@ -106,3 +107,29 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
         for name in {*before, *after}
         if not _same(before.get(name, missing), after.get(name, missing))
     }
+
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """Put the modules' attributes and hooks back: transformers hangs hooks of its own into a model
+    that is asked for its attention maps, and leaves them there.
+    """
+    held = [
+        (vars(m), {k: dict(v) if k in _HOOKS else v for k, v in vars(m).items()})
+        for m in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for values, old in held:
+            for key in [key for key in values if key not in old]:
+                del values[key]
+            for key, value in old.items():
+                if key in _HOOKS:
+                    values[key].clear()
+                    values[key].update(value)
+                elif key not in _TABLES:
+                    values[key] = value

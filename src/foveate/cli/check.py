@@ -120,7 +120,9 @@ def _show(report: Report) -> None:
     if report.note:
         out.print(report.note)
     if report.outcomes:
-        tests = Table("", "test", "stack", "error", "", box=None, header_style="dim", pad_edge=False)
+        tests = Table(
+            "", "test", "stack", "error", "", box=None, header_style="dim", pad_edge=False
+        )
         for one, row in zip(report.outcomes, report.test_rows()[1:], strict=True):
             mark, *rest = (text.replace("[", r"\[") for text in row)
             tests.add_row(f"[{_COLOURS[one.state]}]{mark}[/]", *rest)
