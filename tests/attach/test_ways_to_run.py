@@ -377,6 +377,20 @@ def test_caches_by_name(cache: str, text: Any) -> None:
     alike(run, text[1])
 
 
+def test_a_quantised_cache() -> None:
+    pytest.importorskip("optimum.quanto")
+    model = build("llama")
+    config = {"backend": "quanto", "q_group_size": 8, "residual_length": 4}
+    options = GREEDY | {"cache_implementation": "quantized", "cache_config": config}
+    bare = model.generate(**GIVEN, **options)
+    with fv.attach(model):
+        assert torch.equal(model.generate(**GIVEN, **options), bare)
+    with fv.attach(model, methods()[1], regions=R) as run:
+        assert torch.equal(model.generate(**GIVEN, **options), bare)
+    assert [call.start for call in run.calls] == [0, 11, 12, 13, 14]
+    assert run.results["mass:r"].decode.shape == (2, 2, 4, 4)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -741,6 +755,19 @@ def test_results_outlive_the_block_and_the_model(tmp_path: Path) -> None:
     again = type(run.results).load(run.results.save(tmp_path / "r.safetensors"))
     assert torch.equal(again["mass:r"].decode, want) and list(again) == list(run.results)
     assert "mass:r" in run._repr_html_()
+
+
+def test_the_table_of_the_documentation_is_this_file() -> None:
+    """Every row of docs/day-one.md names a test, and every test of a way has a row."""
+    page = Path(__file__).parents[2] / "docs" / "day-one.md"
+    rows = [line.split("|")[1:-1] for line in page.read_text("utf-8").splitlines()]
+    named = {row[3].strip(" `") for row in rows if len(row) == 4} - {"", "test", "---"}
+    here = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    here -= {
+        "the_table_of_the_documentation_is_this_file",
+        "results_outlive_the_block_and_the_model",
+    }
+    assert named == here
 
 
 @pytest.fixture(autouse=True)

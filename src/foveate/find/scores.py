@@ -246,8 +246,9 @@ class HeadScores:
         how = [(name, shorten(str(value), 300)) for name, value in self.settings.items()]
         how += [("fingerprint", self.model.fingerprint)]
         return display.lines(
-            picture,
-            display.table(("layer.head", "score", ""), rows) if rows else "",
+            display.beside(
+                picture, display.table(("layer.head", "score", ""), rows) if rows else ""
+            ),
             display.note(f"{unscored} heads have no score") if unscored else "",
             display.folded("how they were found", display.table(("setting", "value"), how, 2)),
         )

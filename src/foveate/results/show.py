@@ -34,7 +34,7 @@ def results(given: Results) -> str:
             rows.append(_row(whole.stack(stack), stack))
         pictures.append(display.folded(key, series(whole), shown=not pictures))
     head = ("measure", "stack", "unit", "layers × heads", "prefill", "decode steps", "mean")
-    head += ("strongest head",)
+    head += ("strongest layer.head",)
     return display.lines(display.table(head, rows, words=3), *pictures)
 
 
