@@ -64,6 +64,11 @@ def _attends(cls: type) -> bool:
 
 
 @cache
+def _softmaxes(cls: type) -> bool:
+    return any(mentions(function, _SOFTMAX) for function in _code(cls))
+
+
+@cache
 def _rebindable(cls: type, fused: bool) -> bool:
     """Whether all attention of a class goes through names that a copy of its code can exchange.
 
@@ -88,10 +93,7 @@ def _written_out(module: nn.Module) -> bool:
     cls: type = type(module)
     if isinstance(module, nn.MultiheadAttention):
         return True
-    own = any(mentions(function, _SOFTMAX) for function in _code(cls)) or any(
-        isinstance(child, nn.Softmax) for child in module.children()
-    )
-    if not own:
+    if not _softmaxes(cls) and not any(isinstance(c, nn.Softmax) for c in module.children()):
         return False
     name = cls.__name__.lower()
     children = {child for child, _ in module.named_children()} | set(module._parameters)
