@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import io
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from foveate.catalog.cards.figures import number
 from foveate.catalog.cards.plot import svg
 from foveate.catalog.verdicts import EVIDENCE, evidence_path
 from foveate.errors import FoveateError
+from snippets import faults
 
 CARDS = {row.slug: card(row) for row in papers()}
 IMPLEMENTED = [one for one in CARDS.values() if one.implementations]
@@ -227,57 +225,6 @@ def test_a_snippet_names_what_there_is(name: str) -> None:
 )
 def test_a_stale_snippet_is_found(code: str, fault: str) -> None:
     assert any(fault in one for one in faults(code))
-
-
-def faults(code: str) -> Iterator[str]:
-    """What a script names that is not there, and calls that do not fit: without running it."""
-    try:
-        tree = ast.parse(code)
-    except SyntaxError as error:
-        yield str(error)
-        return
-    names: dict[str, Any] = {}
-    for node in tree.body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            try:
-                exec(compile(ast.Module([node], []), "snippet", "exec"), names)
-            except ImportError as error:
-                yield str(error)
-    stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and _stores(n)}
-    stored |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and not _stores(node):
-            if node.id not in {*names, *stored, *dir(__import__("builtins"))}:
-                yield f"{node.id} is not defined"
-        elif isinstance(node, (ast.Attribute, ast.Call)):
-            try:
-                found = _resolve(node.func if isinstance(node, ast.Call) else node, names)
-            except AttributeError as error:
-                yield str(error)
-                continue
-            if isinstance(node, ast.Call) and found is not None:
-                try:
-                    inspect.signature(found).bind(
-                        *node.args, **{key.arg: key.value for key in node.keywords if key.arg}
-                    )
-                except ValueError:  # built in: it tells no signature
-                    pass
-                except TypeError as error:
-                    yield f"{ast.unparse(node.func)}: {error}"
-
-
-def _stores(node: ast.Name) -> bool:
-    return isinstance(node.ctx, ast.Store)
-
-
-def _resolve(node: ast.AST, names: dict[str, Any]) -> Any:
-    """What a dotted name leads to; None where it starts at a value of the script."""
-    if isinstance(node, ast.Name):
-        return names.get(node.id)
-    if isinstance(node, ast.Attribute):
-        base = _resolve(node.value, names)
-        return None if base is None else getattr(base, node.attr)
-    return None
 
 
 @pytest.mark.slow
