@@ -81,6 +81,15 @@ def test_a_piece_may_bear_the_name_that_the_page_uses(desk: Desk, done: Callable
     assert len(json.loads(done(around(desk, session, 0), session))) == 2
 
 
+def test_no_tag_begins_in_what_is_said_of_a_token(desk: Desk, done: Callable[..., Any]) -> None:
+    session = Session()
+    done(look(desk, session, "a <b> c", PLAIN, "", False), session)
+    at = next(i for i, token in enumerate(session.looked.tokens) if "<" in token)
+    said = done(around(desk, session, at), session)
+    assert "<" not in said
+    assert "<" in json.loads(said)[0]["label"]
+
+
 @pytest.mark.parametrize("token", [None, -1, 10_000, "0", 1.5, {"a": 1}])
 def test_tokens_that_are_not_there(desk: Desk, done: Callable[..., Any], token: Any) -> None:
     session = Session()

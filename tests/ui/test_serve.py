@@ -59,6 +59,17 @@ def test_nothing_but_the_page_can_be_fetched(address: str) -> None:
         assert caught.value.code in (403, 404)
 
 
+def test_nothing_can_be_uploaded(address: str) -> None:
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nabc\r\n--x--\r\n'
+    )
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    request = urllib.request.Request(f"{address}gradio_api/upload", data=form, headers=kind)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=10)
+    assert caught.value.code == 413
+
+
 def test_a_port_that_is_taken_is_named(tiny: tuple[Any, Any]) -> None:
     pytest.importorskip("gradio")
     with socket.socket() as taken:

@@ -125,7 +125,8 @@ def shown(table: Table | None) -> str:
 _NOTE = (
     "Δ base: percentage points more than the model as it is, with a paired bootstrap interval; p: "
     "exact McNemar, each comparison by itself. Coloured where the interval leaves out 0 and p is "
-    "below 0.05. With so few items only large differences show; `foveate compare` asks more."
+    "below 0.05. With so few items only large differences show; the command line's foveate compare "
+    "asks more."
 )
 
 
@@ -143,6 +144,8 @@ def plot(table: Table) -> str:
                 f'<i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
                 f'<b style="left:{at:.1f}%"></b></span><span class="share">{at:.0f} %</span></div>'
             )
+    axis = "<span>0</span><span>50</span><span>100 %</span>"
+    parts.append(f'<div class="row"><span class="axis">{axis}</span></div>')
     return (
         '<div class="fv-plot" role="img" aria-label="Share of right answers by task and method, '
         f'from 0 to 100 %; the table has the figures">{"".join(parts)}</div>'

@@ -96,15 +96,14 @@ def around(desk: Desk, session: Session, token: Any) -> Any:
         rows = run.results["rows"].prefill[:, 0, :, 0].float().cpu()  # (L, H, S)
         masses = run.results[f"mass:{name}"].prefill[:, 0].float().cpu()  # (L, H, S)
         named = f"token {token} ({prompt.tokens[token].strip() or '␣'})"
-        return json.dumps(
-            [
-                asdict(token_map(f"around:{key}", label, unit, value))
-                for key, label, unit, value in (
-                    ("to", f"What {named} looked at", "share of its attention", rows),
-                    ("from", f"Who looked at {named}", "share of each one's own", masses),
-                )
-            ]
-        )
+        maps = [
+            asdict(token_map(f"around:{key}", label, unit, value))
+            for key, label, unit, value in (
+                ("to", f"What {named} looked at", "share of its attention", rows),
+                ("from", f"Who looked at {named}", "share of each one's own", masses),
+            )
+        ]
+        return json.dumps(maps).replace("<", "\\u003c")  # the same JSON, in which no tag begins
 
     return work
 

@@ -6,7 +6,8 @@ import ipaddress
 from typing import Any
 
 from ..errors import FoveateError
-from .app import _asset, build, gradio
+from .app import build, gradio
+from .parts import asset
 
 __all__ = ["launch", "loopback", "serve"]
 
@@ -26,6 +27,8 @@ _ACCENT = {
     "button_primary_background_fill_hover_dark": "#c9521f",
     "body_text_color_subdued": "#6b655b",
     "body_text_color_subdued_dark": "#a8a398",
+    "input_placeholder_color": "#6b655b",
+    "input_placeholder_color_dark": "#a8a398",
 }
 
 
@@ -89,8 +92,8 @@ def launch(page: Any, host: str = "127.0.0.1", port: int | None = None) -> tuple
             mcp_server=False,
             max_file_size=0,
             theme=theme,
-            css=_asset("page.css"),
-            head=f"<script>{_asset('page.js')}</script>",
+            css=asset("page.css"),
+            head=f"<script>{asset('page.js')}</script>",
             app_kwargs={"middleware": around, "docs_url": None, "redoc_url": None},
         )
     except OSError as error:
