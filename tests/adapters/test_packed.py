@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -238,6 +239,15 @@ def test_documents_from_borders() -> None:
 
 
 # -- rules -----------------------------------------------------------------------------------------
+def joined(function: Any, positions: Tensor, ids: Tensor) -> Any:
+    """A mask function of one document, made one of packed rows as transformers does."""
+    from transformers import masking_utils as own
+
+    if hasattr(own, "packed_sequence_compatibility_function"):
+        return own.packed_sequence_compatibility_function(function, positions, ids)
+    return own.and_masks(function, own.packed_sequence_mask_function(ids))  # older: plain indices
+
+
 def info_of(rows: int, kind: str, ids: Tensor) -> MaskInfo:
     """What transformers asks of the mask interface for packed positions."""
     from transformers import masking_utils as own
@@ -251,8 +261,10 @@ def info_of(rows: int, kind: str, ids: Tensor) -> MaskInfo:
         "unknown": lambda b, h, i, j: (i + j) % 3 != 0,
     }[kind]
     positions = torch.arange(S).expand(rows, S) - Documents(ids).starts
-    joint = own.packed_sequence_compatibility_function(function, positions, ids)
-    arguments = {"batch_size": rows, "q_length": S, "kv_length": S, "mask_function": joint}
+    joint = joined(function, positions, ids)
+    arguments = {"batch_size": rows, "kv_length": S, "mask_function": joint}
+    older = "cache_position" in signature(own.sdpa_mask).parameters
+    arguments |= {"cache_position": torch.arange(S)} if older else {"q_length": S}
     return MaskInfo.of(own.sdpa_mask, arguments, floating=False)
 
 
@@ -301,7 +313,9 @@ def test_positions_that_do_not_follow_their_documents_are_left_as_they_are() -> 
 
     ids = torch.tensor([[0, 0, 0, 1, 1]])
     odd = torch.tensor([[0, 2, 1, 0, 1]])
-    joint = own.packed_sequence_compatibility_function(own.causal_mask_function, odd, ids)
+    if not hasattr(own, "packed_sequence_compatibility_function"):
+        pytest.skip("this transformers masks by indices, not by positions")
+    joint = joined(own.causal_mask_function, odd, ids)
     rule = rule_of(joint)
     assert rule.documents is not None and not rule.causal and len(rule.parts) == 2
     arguments = {"batch_size": 1, "q_length": 5, "kv_length": 5, "mask_function": joint}

@@ -187,6 +187,8 @@ _Choice = tuple[
 
 def _choose(program: Program, terms: Terms, shapes: Shapes, backend: str) -> _Choice:
     """``(output, reads, one_pass, why)`` on torch's kernels."""
+    if backend == "flex":
+        return _on_flex(program, terms, shapes, "asked for")
     few = shapes.Sq <= FEW
     narrow = (
         few and shapes.Dv != shapes.D
@@ -202,8 +204,6 @@ def _choose(program: Program, terms: Terms, shapes: Shapes, backend: str) -> _Ch
         f"{shapes.dtype} on {shapes.device.type}": not available(shapes.device, shapes.dtype),
     }
     blocked = [name for name, on in blockers.items() if on]
-    if backend == "flex":
-        return _on_flex(program, terms, shapes, "asked for")
     if blocked:
         why = f"for {', '.join(blocked)}"
         wanted = backend == "auto" and flex.wins(shapes)
