@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from foveate.catalog import command, search
 from foveate.catalog.database import Database
 
 
@@ -35,3 +36,10 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "own" / "papers.sqlite"
     monkeypatch.setenv("FOVEATE_PAPERS", str(path))
     return path
+
+
+@pytest.fixture
+def words_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sentence encoder, whether or not it is installed: searches are quick and all alike."""
+    monkeypatch.setattr(search, "encoder", lambda: None)
+    monkeypatch.setattr(command, "encoder", lambda: None)

@@ -28,6 +28,8 @@ from foveate.catalog.command import papers_command, register
 from foveate.catalog.store import off_topic
 from foveate.errors import FoveateError
 
+pytestmark = pytest.mark.usefixtures("words_only")
+
 SLUG = "densediffusion"
 GOOD = {
     "slug": SLUG,

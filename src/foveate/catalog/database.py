@@ -301,6 +301,9 @@ def _connect(path: str, wait: float) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
     db.row_factory = sqlite3.Row
     db.execute("PRAGMA foreign_keys = ON")
+    # A long import that ran out of its 2 MB of cache would write early and lock readers out until
+    # its end; so it takes the memory of the pages it changes instead.
+    db.execute("PRAGMA cache_spill = OFF")
     return db
 
 

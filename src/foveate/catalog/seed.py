@@ -36,15 +36,17 @@ def seed(db: sqlite3.Connection) -> None:
     paper of the user's that is shipped by now becomes a shipped one under its new slug. A paper
     that is no longer shipped goes, unless the user's files know it too.
     """
+    rows = shipped()
+    slugs = {row["slug"] for row in rows}
     there = {row["slug"]: row for row in db.execute("SELECT * FROM papers WHERE shipped")}
-    for row in shipped():
+    for row in rows:
         key = title_key(row["title"])
-        old = (
-            there.pop(row["slug"], None)
-            or db.execute(
-                "SELECT * FROM papers WHERE title_key = ? AND NOT shipped", (key,)
-            ).fetchone()
-        )
+        old = there.pop(row["slug"], None)
+        if old is None:  # one of the user's, or one that was shipped under another slug
+            same = db.execute("SELECT * FROM papers WHERE title_key = ? ORDER BY id", (key,))
+            old = next((o for o in same if not o["shipped"] or o["slug"] not in slugs), None)
+            if old is not None:
+                there.pop(old["slug"], None)
         values = {field: row[field] for field in _FIELDS} | {
             "slug": row["slug"],
             "title_key": key,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,17 +63,8 @@ def _format(start: bytes) -> str:
         raise Fault(1, "this is no text")
     if re.search(r"(?m)^TY {1,2}- ?", text):
         return "RIS"
-    if text[0] in "[{" and _begins_as_json(text):
+    if re.match(r"\{\s*[\"}]|\[\s*[{\[\]]", text):  # "[1] A title" is none
         return "JSON"
     if re.search(r"(?m)^\s*@\s*\w+\s*[{(]", text):
         return "BibTeX"
     return "text page"
-
-
-def _begins_as_json(text: str) -> bool:
-    """Whether a text that begins with a bracket goes on as JSON: '[1] A title' does not."""
-    try:
-        json.JSONDecoder().raw_decode(text)
-    except ValueError:
-        return bool(re.match(r"[\[{]\s*([\[{\"\]}]|$)", text))
-    return not re.match(r"\[\s*\d+\s*\]", text)
