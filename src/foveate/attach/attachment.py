@@ -64,9 +64,9 @@ def attach(
     -----
     Tokens past the regions' length belong to ``generated`` only. Rows of a region are repeated for
     beams and ``num_return_sequences``. A single query behind everything seen is decode; several are
-    prefill, also where assisted decoding checks a draft. Inside the block a compiled model runs
-    uncompiled. Attaching is per model, not per thread: a model used by two threads at once is
-    attached for both.
+    prefill. Inside the block a compiled model runs uncompiled. Attaching is per model, not per
+    thread: a model used by two threads at once is attached for both. Which ways of running a model
+    work and which are refused is in ``docs/day-one.md``.
 
     Examples
     --------

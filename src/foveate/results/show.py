@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["results", "series", "unit"]
 
+_HEAD = (
+    "measure", "stack", "unit", "layers × heads", "prefill", "decode steps", "mean",
+    "strongest layer.head",
+)  # fmt: skip
 _UNITS = {"entropy": "nats", "distance": "tokens", "distance_signed": "tokens", "max": "share"}
 
 
@@ -27,15 +31,14 @@ def results(given: Results) -> str:
     """A table of what was measured; behind it a picture of each."""
     if not given:
         return f"<pre>{html.escape(repr(given))}</pre>"
-    rows, pictures = [], []
+    rows: list[tuple[str, ...]] = []
+    pictures: list[str] = []
     for key in given:
         whole = given[key]
         for stack in whole.stacks:
             rows.append(_row(whole.stack(stack), stack))
         pictures.append(display.folded(key, series(whole), shown=not pictures))
-    head = ("measure", "stack", "unit", "layers × heads", "prefill", "decode steps", "mean")
-    head += ("strongest layer.head",)
-    return display.lines(display.table(head, rows, words=3), *pictures)
+    return display.lines(display.table(_HEAD, rows, words=3), *pictures)
 
 
 def series(given: Series) -> str:
@@ -84,17 +87,17 @@ def _pictures(one: Series) -> list[str]:
     if one.key.endswith(".indices"):
         return [f"<pre>{html.escape(repr(one))}</pre>"]
     if one.axis == "block" and prefill is not None:
-        grid = prefill.nanmean((0, 1, 2))  # (n, n)
-        labels, title = range(len(grid)), "mean of all heads"
-        return [display.heat(grid, labels, title, row="query block", column="key block")]
+        blocks = prefill.nanmean((0, 1, 2))  # (n, n)
+        labels, title = range(len(blocks)), "mean of all heads"
+        return [display.heat(blocks, labels, title, row="query block", column="key block")]
     if one.axis in ("key", "row"):
         value = decode if prefill is None else prefill
         return [] if value is None else [_along_keys(one, value)]
-    found = []
+    found, beside = [], []
     if (grid := _grid(one)) is not None:
         where = "decode" if prefill is None else "prefill"
         found.append(display.heat(grid, one.layers, f"mean over the {where}"))
-    beside = [] if grid is None else [display.note(_strongest(one, grid))]
+        beside.append(display.note(_strongest(one, grid)))
     if decode is not None and decode.shape[3] > 1:
         over = [axis for axis in range(decode.ndim) if axis != 3]
         title = "by decode step, mean of all heads"
