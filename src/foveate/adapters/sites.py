@@ -283,4 +283,6 @@ def unreachable(model: nn.Module) -> Iterator[tuple[str, str]]:
         if not inside and not any(
             "attention" in type(c).__name__.lower() for c in module.children()
         ):
-            yield name, type(module).__name__
+            processor = processor_of(module)
+            held = "" if processor is None else f" with {type(processor).__name__}"
+            yield name, type(module).__name__ + held

@@ -71,6 +71,7 @@ class Denoising:
         self._schedule: Any = None
         self._time: float | None = None
         self._falls: bool | None = None
+        self._read: int | None = None  # how the denoiser is told the scheduler's times
         self._step = 0
         self._prompts: dict[int, tuple[float, Any]] = {}  # denoiser -> time, the prompt's tokens
 
@@ -109,7 +110,7 @@ class Denoising:
         schedule = getattr(getattr(self._pipeline, "scheduler", None), "timesteps", None)
         if schedule is not self._schedule:
             self._schedule = schedule
-            self._time, self._falls, self._step = None, None, 0
+            self._time, self._falls, self._step, self._read = None, None, 0, None
             self._prompts.clear()
 
     def _scheduled(self, time: float) -> int | None:
@@ -121,14 +122,18 @@ class Denoising:
         begin = times[min(getattr(scheduler, "begin_index", None) or 0, len(times) - 1)]
         times = list(dict.fromkeys(times))
         whole = float(getattr(scheduler.config, "num_train_timesteps", 1000))
-        # as it is, as a share of the whole (Flux), or counted from the other end (Lumina)
+        # as it is, as a share of the whole (Flux), or counted from the other end (Lumina): which of
+        # them, the first forward tells, being the one nearest to the beginning
         seen = (time, time * whole, (1 - time) * whole)
-        for near in (1e-6, _NEAR):
-            for value in seen:
-                best = min(range(len(times)), key=lambda i: abs(times[i] - value))
-                if abs(times[best] - value) <= near * max(abs(value), 1e-3):
-                    return max(0, best - times.index(begin))
-        return None
+        if self._read is None:
+            placed = [_place(times, value) for value in seen]
+            self._read = min(
+                (way for way in range(3) if placed[way] is not None),
+                key=lambda way: abs(placed[way] - times.index(begin)),  # type: ignore[operator]
+                default=None,
+            )
+        best = None if self._read is None else _place(times, seen[self._read])
+        return None if best is None else max(0, best - times.index(begin))
 
     def _counted(self, time: float) -> int:
         if self._time is not None and time != self._time:
@@ -168,6 +173,12 @@ class Denoising:
             self._prompts[id(module)] = time, text
             return False
         return text is not last[1]
+
+
+def _place(times: list[float], value: float) -> int | None:
+    """Where a time is among others, if it is."""
+    best = min(range(len(times)), key=lambda i: abs(times[i] - value))
+    return best if abs(times[best] - value) <= _NEAR * max(abs(value), 1e-3) else None
 
 
 def _tokens(states: Any) -> int | None:
