@@ -16,6 +16,14 @@ from foveate.ui.session import Desk, Session, Update
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The page's papers are the shipped ones, never the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOVEATE_PAPERS", str(tmp_path_factory.mktemp("store") / "papers.sqlite"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny(smollm2: tuple[Any, Any]) -> tuple[Any, Any]:
     """Four layers of four heads that understand the embedded model's tokenizer."""

@@ -149,7 +149,7 @@ def test_two_visitors_at_once_see_only_their_own(
 ) -> None:
     texts = ["The red cat sat on the mat.", "The blue whales swim in the cold sea."]
     pages = [visit(), visit()]
-    with slowed(tiny[0], 0.3):
+    with slowed(tiny[0], 0.15):
         for page, text in zip(pages, texts, strict=True):
             look(page, text)
         for page, text in zip(pages, texts, strict=True):
@@ -197,6 +197,7 @@ def test_papers_are_found_read_and_tried(visit: Callable[..., Any]) -> None:
     page.get_by_role("tab", name="Papers").click()
     write(page, "#papers-words", "zerotuning")
     page.keyboard.press("Enter")
+    page.locator("#papers-status", has_text=re.compile(r"papers\.( Note: .+)?")).wait_for()
     page.locator("#papers-rows input").first.check()
     card = page.frame_locator("#papers-card iframe")
     card.get_by_role("heading", name="ZeroTuning").first.wait_for()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from foveate.catalog import papers as catalogue
 from foveate.errors import FoveateError
 from foveate.ui.papers import NEEDS, SHOWN, card, found
+
+pytestmark = pytest.mark.filterwarnings("ignore:searching by words only:UserWarning")
 
 
 def test_a_search_gives_the_catalogues_order() -> None:
@@ -43,6 +46,14 @@ def test_queries_are_words_and_nothing_else(words: str) -> None:
     except FoveateError:
         pass
     assert found("attention", "any", "any", "")
+
+
+def test_several_visitors_search_at_once() -> None:
+    """gradio answers each in a thread of its own."""
+    words = ["attention sinks", "vision hallucination", "kv cache", "diffusion guidance"] * 3
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda one: found(one, "any", "any", ""), words))
+    assert got == [found(one, "any", "any", "") for one in words]
 
 
 def test_a_card_is_shut_in() -> None:

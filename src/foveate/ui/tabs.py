@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..catalog.search import notes
 from ..catalog.status import STATUSES
 from ..errors import FoveateError
 from . import compare, look, papers, steer
@@ -181,7 +182,9 @@ def papers_tab(gr: Any, tabs: Any, way: Any) -> None:
             if len(pairs) != papers.SHOWN
             else f"The best {len(pairs)} papers"
         )
-        line = count if pairs else "Nothing fits; try fewer words, or another status or year."
+        line = f"{count}." if pairs else "Nothing fits; try fewer words, or another status or year."
+        if words.strip():
+            line = " ".join([line, *(f"Note: {note}." for note in notes())])
         rows = gr.update(choices=pairs, value=None, visible=bool(pairs))
         return [status(line), rows, "", gr.update(visible=False)]
 
