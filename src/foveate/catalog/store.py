@@ -111,6 +111,11 @@ class Paper:
     def __repr__(self) -> str:
         return f"Paper({self.slug!r}, {self.title!r}, {self.year}, {self.status!r})"
 
+    def _repr_html_(self) -> str:
+        from .cards import card, fragment  # cards are made of papers
+
+        return fragment(card(self))
+
     @property
     def summary(self) -> str:
         """What it does, or its abstract if nobody here has said so; may be empty."""
@@ -268,17 +273,19 @@ def _read(ids: list[int]) -> Papers:
     return Papers(_paper(rows[paper]) for paper in ids if paper in rows)
 
 
+_TEXTS = ("area", "needs", "does", "claim", "check")  # empty where a row has none
+_SAME = (
+    *("slug", "title", "name", "year", "tier", "date", "author_count", "organisation"),
+    *("comments", "doi", "arxiv", "url", "abstract", "source", "added"),
+)
+
+
 def _paper(row: sqlite3.Row) -> Paper:
-    texts = {field: row[field] or "" for field in ("area", "needs", "does", "claim", "check")}
-    same = ("slug", "title", "name", "year", "tier", "date", "author_count", "organisation")
-    same += ("comments", "doi", "arxiv", "url", "abstract", "source", "added")
-    return Paper(
-        **texts,
-        **{field: row[field] for field in same},
-        stage=tuple((row["stage"] or "").split()),
-        authors=tuple(json.loads(row["authors"] or "[]")),
-        **vars(_status(row["slug"])),
-    )
+    fields: dict[str, Any] = {field: row[field] for field in _SAME}
+    fields |= {field: row[field] or "" for field in _TEXTS}
+    fields["stage"] = tuple((row["stage"] or "").split())
+    fields["authors"] = tuple(json.loads(row["authors"] or "[]"))
+    return Paper(**fields, **vars(_status(row["slug"])))
 
 
 def _status(slug: str) -> Status:
