@@ -19,6 +19,7 @@ from foveate.catalog import paper, papers, read_evidence, verdicts
 from foveate.catalog.cards import LABELS, Card, card, fragment, labels, markdown, page, show
 from foveate.catalog.cards.figures import number
 from foveate.catalog.cards.plot import svg
+from foveate.catalog.command import papers_command
 from foveate.catalog.verdicts import EVIDENCE, evidence_path
 from foveate.errors import FoveateError
 from snippets import faults
@@ -154,6 +155,45 @@ def test_the_terminal_prints_what_looks_like_markup() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     show(Card(row, ("catalogue only",), (), None), console)
     assert "[bold]x[/bold] [/]" in console.export_text()
+
+
+def test_a_paper_of_the_user_s_shows_what_its_file_said() -> None:
+    row = dataclasses.replace(
+        paper("densediffusion"),
+        does="",
+        claim="",
+        check="",
+        abstract="It evicts.",
+        authors=("A. Ant", "B. Bee"),
+        comments=7,
+        date="2026-03-01",
+        url='https://example.org/"><b>',
+    )
+    given = Card(row, ("catalogue only",), (), None)
+    console = Console(width=100, record=True, file=io.StringIO())
+    show(given, console)
+    for text in (fragment(given), markdown(given), console.export_text()):
+        for part in ("It evicts.", "A. Ant, B. Bee", "7 comments", "2026-03-01", "example.org/%22"):
+            assert part in text
+        assert "<b>" not in text and "What it computes" not in text
+
+
+def test_a_notebook_shows_the_card() -> None:
+    assert paper("zerotuning")._repr_html_() == fragment(card("zerotuning"))
+    assert card("zerotuning")._repr_html_() == fragment(card("zerotuning"))
+
+
+def test_the_command_prints_and_writes_the_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert papers_command("zerotuning") == 0
+    assert "claim tested: observed" in capsys.readouterr().out
+    assert papers_command("zerotuning", html=tmp_path / "z.html") == 0
+    assert (tmp_path / "z.html").read_text("utf-8") == page(card("zerotuning"))
+    with pytest.raises(FoveateError, match="no slug"):
+        papers_command("zero tuning first token", html=tmp_path / "y.html")
+    with pytest.raises(FoveateError, match="cannot be written"):
+        papers_command("zerotuning", html=tmp_path / "no" / "z.html")
 
 
 # --- the plot

@@ -440,7 +440,7 @@ def test_slugs_are_never_broken_and_brackets_are_text(
     papers_command("maps")
     papers_command(SLUG)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "A [red]map[/red]: [/] it" in shown and "does [/] it" in shown
+    assert "A [red]map[/red]: [/] it" in shown and "computes [/] it" in shown
 
 
 def test_the_table_tells_what_could_not_be_imported(

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from foveate.catalog import follow_command, vectors
 from foveate.catalog.add import Added, add
+from foveate.catalog.cards import card, page, show
 from foveate.catalog.database import database
 from foveate.catalog.encoder import encoder
 from foveate.catalog.status import import_rooms
@@ -38,8 +39,9 @@ def papers_command(
     status: str | None = None,
     limit: int | None = None,
     json: bool = False,
+    html: Path | None = None,
 ) -> int:
-    """Print the papers that match: as a table, one in full if named, or as JSON.
+    """Print the papers that match: as a table, the card of one if named, or as JSON.
 
     Parameters
     ----------
@@ -50,6 +52,8 @@ def papers_command(
         given; JSON and a list without words are complete.
     json : bool
         Print one JSON array of objects instead.
+    html : Path, optional
+        Write the card of the paper that is named there, as a page, instead.
 
     Returns
     -------
@@ -59,7 +63,8 @@ def papers_command(
     Raises
     ------
     FoveateError
-        If a value is not one the catalogue knows.
+        If a value is not one the catalogue knows, or ``html`` is given and ``words`` is no slug
+        or the file cannot be written.
     """
     filters = {"area": area, "tier": tier, "year": year, "needs": needs, "status": status}
     given = {key: value for key, value in filters.items() if value is not None}
@@ -71,8 +76,10 @@ def papers_command(
     named = [row for row in found if row.slug == words]
     if json:
         print(jsonlib.dumps([row.to_dict() for row in named or found]))
+    elif html is not None:
+        _write_card(named[0] if named else None, words, html)
     elif named:
-        _print_one(named[0])
+        show(card(named[0]), Console(markup=False, highlight=False))
     elif found:
         shown = found if words is None or limit is not None else found[:_SHOWN]
         _print_table(shown, total=len(found))
@@ -139,6 +146,9 @@ def _papers(
         typer.Option(help=f"At most so many; a printed search shows {_SHOWN} by default."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a complete JSON array.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the card of one paper as a page; name its slug.")
+    ] = None,
 ) -> None:
     """Search the literature on attention and see how far each paper works here."""
     code = papers_command(
@@ -150,6 +160,7 @@ def _papers(
         status=status,
         limit=limit,
         json=json,
+        html=html,
     )
     raise typer.Exit(code)
 
@@ -239,14 +250,14 @@ def _print_table(rows: Papers, total: int) -> None:
         console.print(failure, style="yellow")
 
 
-def _print_one(row: Paper) -> None:
-    console = Console(markup=False, highlight=False)
-    console.print(row.title, style="bold")
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in row.to_dict().items():
-        if key == "title" or value in (None, []):
-            continue
-        table.add_row(key, ", ".join(value) if isinstance(value, list) else str(value))
-    console.print(table)
+def _write_card(row: Paper | None, words: str | None, path: Path) -> None:
+    if row is None:
+        raise FoveateError(
+            f"--html writes the card of one paper, and {words!r} is no slug; `foveate papers "
+            "WORDS` shows slugs"
+        )
+    try:
+        path.write_text(page(card(row)), "utf-8")
+    except OSError as error:
+        raise FoveateError(f"{path} cannot be written ({error.strerror})") from error
+    print(path)

@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 from ..errors import FoveateError
+from .cards.figures import link
 from .database import database
 from .follow import now
 from .search import search
@@ -201,7 +201,7 @@ def _item(row: sqlite3.Row, query: str, value: float) -> Item:
         authors=clean(_authors(row)),
         date=row["date"] or str(row["year"] or ""),
         comments=row["comments"],
-        url=_link(row),
+        url=link(row["url"], row["arxiv"], row["doi"]),
         text=clean(row["does"] or row["abstract"] or ""),
         query=query,
         score=value,
@@ -214,21 +214,6 @@ def _authors(row: sqlite3.Row) -> str:
     if not names and row["author_count"]:
         shown = f"{row['author_count']} authors"
     return " · ".join(part for part in (shown, row["organisation"]) if part)
-
-
-def _link(row: sqlite3.Row) -> str | None:
-    """Where to read it: never anything but http, whatever a file brought."""
-    own = row["url"] or ""
-    try:
-        parts = urlsplit(own)
-        good = parts.scheme in ("http", "https") and bool(parts.netloc)
-    except ValueError:
-        good = False
-    if good:
-        return quote(clean(own), safe=":/?#[]@!$&'()*+,;=%~")
-    if row["arxiv"]:
-        return "https://arxiv.org/abs/" + quote(row["arxiv"])
-    return "https://doi.org/" + quote(row["doi"]) if row["doi"] else None
 
 
 def clean(text: str) -> str:

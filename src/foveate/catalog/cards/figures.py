@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from ..store import Paper
 
-__all__ = ["ORACLE_ONLY", "details", "headline", "number"]
+__all__ = ["ORACLE_ONLY", "details", "headline", "link", "number", "sections"]
 
 ORACLE_ONLY = "Its formula was checked; its claim cannot be tried at this scale."
 
@@ -15,9 +16,45 @@ _LONGEST = 12  # entries of a list that are shown
 
 
 def headline(row: Paper) -> str:
-    """Year, area, needs and slug in one line."""
-    parts = (row.year, row.area, f"needs {row.needs}" if row.needs else None, row.slug)
+    """Whose it is, when, of what family, what it needs, and its slug, in one line."""
+    names = ", ".join(row.authors[:4]) + (" and others" if len(row.authors) > 4 else "")
+    if not names and row.author_count:
+        names = f"{row.author_count} authors"
+    talk = None if row.comments is None else f"{row.comments} comments"
+    needs = f"needs {row.needs}" if row.needs else None
+    parts = (names, row.organisation, row.date or row.year, row.area, needs, talk, row.slug)
     return " · ".join(str(part) for part in parts if part)
+
+
+def sections(row: Paper) -> list[tuple[str, str]]:
+    """What there is to read about a paper: headings and texts."""
+    texts = [
+        ("What it computes", row.does),
+        ("What it claims", row.claim),
+        ("How to tell whether it is right", row.check),
+    ]
+    if not row.does:
+        texts.insert(0, ("Abstract", row.abstract or ""))
+    return [(heading, text) for heading, text in texts if text]
+
+
+def link(url: str | None, arxiv: str | None, doi: str | None) -> str | None:
+    """Where to read a paper: an http address fit for a link, or None.
+
+    Whatever a file brought as ``url``, nothing but http comes out, and nothing that could end
+    the mark-up it stands in.
+    """
+    try:
+        parts = urlsplit(url or "")
+        good = parts.scheme in ("http", "https") and bool(parts.netloc)
+    except ValueError:
+        good = False
+    if good:
+        plain = "".join(c for c in url or "" if c.isprintable())
+        return quote(plain, safe=":/?#[]@!$&'()*+,;=%~")
+    if arxiv:
+        return "https://arxiv.org/abs/" + quote(arxiv)
+    return "https://doi.org/" + quote(doi) if doi else None
 
 
 def number(value: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 
 from .card import LABELS, Card, Implementation
-from .figures import ORACLE_ONLY, details, headline
+from .figures import ORACLE_ONLY, details, headline, link, sections
 from .plot import svg
 
 __all__ = ["fragment", "page"]
@@ -68,16 +68,17 @@ def page(card: Card) -> str:
 def _parts(card: Card) -> Iterator[str]:
     row = card.paper
     yield f"<h2>{escape(row.title)}</h2>"
-    yield f'<p class="meta">{escape(headline(row))}</p><p>'
+    at = link(row.url, row.arxiv, row.doi)
+    read = f' · <a href="{escape(at)}">read it</a>' if at else ""
+    yield f'<p class="meta">{escape(headline(row))}{read}</p><p>'
     for label in card.labels:
         meaning = escape(LABELS.get(label, ""))
         yield f'<span class="label{_TONE.get(label, "")}" title="{meaning}">{escape(label)}</span>'
     yield "</p>"
     if row.note:
         yield f"<p>{escape(row.note)}</p>"
-    for heading, text in (("What it computes", row.does), ("What it claims", row.claim)):
-        if text:
-            yield f"<h3>{heading}</h3><p>{escape(text)}</p>"
+    for heading, text in sections(row):
+        yield f"<h3>{heading}</h3><p>{escape(text)}</p>"
     yield "<h3>Here</h3>"
     if not card.implementations:
         yield "<p>Not implemented yet.</p>"

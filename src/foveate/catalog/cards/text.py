@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from .card import LABELS, Card, Implementation
-from .figures import ORACLE_ONLY, details, headline, number
+from .figures import ORACLE_ONLY, details, headline, link, number, sections
 
 __all__ = ["markdown", "plain", "show"]
 
@@ -46,13 +46,13 @@ def markdown(card: Card, *, plot: str | None = None, pages: Mapping[str, str] | 
 def _blocks(card: Card, plot: str | None, pages: Mapping[str, str]) -> Iterator[str]:
     row = card.paper
     yield f"# {plain(row.title)}"
-    yield plain(headline(row))
+    at = link(row.url, row.arxiv, row.doi)
+    yield plain(headline(row)) + (f" · [read it](<{at}>)" if at else "")
     yield "\n".join(f"- **{label}**: {LABELS.get(label, '')}" for label in card.labels)
     if row.note:
         yield plain(row.note)
-    for heading, text in (("What it computes", row.does), ("What it claims", row.claim)):
-        if text:
-            yield f"## {heading}\n\n{plain(text)}"
+    for heading, text in sections(row):
+        yield f"## {heading}\n\n{plain(text)}"
     yield "## Here"
     if not card.implementations:
         yield "Not implemented yet."
@@ -112,14 +112,15 @@ def show(card: Card, console: Console) -> None:
 
     put(row.title, "bold", 0)
     put(headline(row), "dim", 0)
+    if at := link(row.url, row.arxiv, row.doi):
+        put(at, "dim", 0)
     for label in card.labels:
         console.print(Text.assemble((label, "bold cyan"), f": {LABELS.get(label, '')}"))
     if row.note:
         put(row.note, "yellow", 0)
-    for heading, text in (("What it computes", row.does), ("What it claims", row.claim)):
-        if text:
-            put(f"\n{heading}", "bold", 0)
-            put(text)
+    for heading, text in sections(row):
+        put(f"\n{heading}", "bold", 0)
+        put(text)
     put("\nHere", "bold", 0)
     if not card.implementations:
         put("Not implemented yet.")
