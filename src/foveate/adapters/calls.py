@@ -108,9 +108,9 @@ def _needless(info: MaskInfo) -> bool:
     )
 
 
-def _from_info(program: Program, info: MaskInfo, cross: bool, device: torch.device) -> Program:
+def _from_info(program: Program, info: MaskInfo, keys_only: bool, device: torch.device) -> Program:
     changes: dict[str, Any] = {"q_offset": info.q_offset - info.kv_offset}
-    if not cross and (real := real_queries(info)) is not None:
+    if not keys_only and (real := real_queries(info)) is not None:
         changes["queries"] = real.to(device)
     if info.use_vmap:
         return program.evolve(bias=info.visible().to(device), **changes)
@@ -172,7 +172,9 @@ def base_program(
     cross = site.kind == "cross"
     program = Program(scale=scale, softcap=softcap)
     if isinstance(mask, MaskInfo):
-        program = _from_info(program, mask, cross, query.device)
+        # a mask with one row for all queries speaks of keys only
+        keys_only = cross or mask.q_length != query.shape[2]
+        program = _from_info(program, mask, keys_only, query.device)
     elif mask is None:
         causal = implicit_causal and query.shape[2] > 1 and not cross
         program = program.evolve(causal=causal, q_offset=q_start)

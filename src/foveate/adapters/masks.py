@@ -45,6 +45,10 @@ _METADATA = {
     Tensor.get_device,
 }
 
+_SUMS = {
+    torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__,
+}  # fmt: skip
+
 
 class MaskInfo(Tensor):
     """The mask of one kind of layer in one forward, not yet made.
@@ -167,7 +171,11 @@ class MaskInfo(Tensor):
         return sdpa_mask(**self._arguments | _NEVER_SKIP).to(self.device)
 
     def rows(self, count: int) -> Any:
-        """The model's own mask of the last ``count`` queries, never skipped."""
+        """The model's own mask of the last ``count`` queries, never skipped.
+
+        A mask with one row, the same for all queries, stays that row.
+        """
+        count = min(count, self.q_length)
         first = self.q_length - count
         arguments = dict(self._arguments)
         if "q_length" in arguments:
@@ -220,6 +228,8 @@ class MaskInfo(Tensor):
 
         def made(value: Any) -> Any:
             if isinstance(value, MaskInfo):
+                if func in _SUMS and value.original is None:  # added where none would have been
+                    return torch.zeros((), dtype=torch.bool, device=value.device)
                 return value.tensor()
             if isinstance(value, list | tuple):
                 return type(value)(made(v) for v in value)

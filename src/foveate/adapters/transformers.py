@@ -102,6 +102,31 @@ def _mask(own: str | None, **arguments: Any) -> Any:
     return MaskInfo.of(masks[own], arguments, floating=own == "eager")
 
 
+def _given(
+    own: str | None, module: nn.Module, mask: Any, query: Tensor, key: Tensor,
+    options: dict[str, Any],
+) -> tuple[Any, bool]:  # fmt: skip
+    """The mask that a call goes by, and whether it is causal without one.
+
+    A description stands where the model may have had no mask at all, and there the model's own
+    attention goes by ``is_causal``, whatever the description says.
+    """
+    own_way = bool(getattr(module, "is_causal", True))
+    said = options.get("is_causal")
+    implicit = own_way if said is None else bool(said)
+    if not isinstance(mask, MaskInfo):
+        return mask, implicit
+    if mask.kv_length != key.shape[2]:  # of other keys: a hybrid's linear layer counted them
+        return mask.original, implicit
+    if own in (None, "eager") or query.shape[2] == 1 or implicit == mask.rule.causal:
+        return mask, implicit
+    if mask.original is not None:
+        return mask, implicit
+    if said is not None and own_way:  # the module saw a mask where it would have seen none
+        options["is_causal"] = implicit = True
+    return (mask if implicit == mask.rule.causal else None), implicit
+
+
 def _attend(
     own: str | None,
     module: nn.Module,
@@ -113,9 +138,7 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The registered attention function."""
-    implicit = options.get("is_causal")
-    if implicit is None:
-        implicit = getattr(module, "is_causal", True)
+    attention_mask, implicit = _given(own, module, attention_mask, query, key, options)
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Any:
         mask = attention_mask.original if isinstance(attention_mask, MaskInfo) else attention_mask
@@ -135,7 +158,7 @@ def _attend(
         probe(base, q, k, v, attention_mask, options, module, own_function(module, own), own)
 
     # the eager functions mask what they are told to mask; the others go by is_causal
-    causal = bool(implicit) and own not in (None, "eager")
+    causal = implicit and own not in (None, "eager")
     mask, unread = described(own, attention_mask, options, query, key)
     out, found = route(
         module, query, key, value, mask, Own(run, heads, own, options, causal, check)

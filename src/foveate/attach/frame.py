@@ -32,6 +32,7 @@ class Frame:
     recording: bool = True
     attentions: bool = False
     moment: Moment | None = None  # of a denoiser
+    past: int | None = None  # tokens the decoder's cache held before, where that is known
     hits: dict[int, int] = field(default_factory=dict)  # id(place) -> calls in this forward
     stacks: dict[str, int] = field(default_factory=dict)  # sites reached
     times: dict[str, Time] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..adapters.calls import where
 from ..adapters.diffusers import denoises, takes_image_prompts
+from ..adapters.masks import MaskInfo
 from ..adapters.sites import Site
 from ..engine.shapes import Shapes
 from ..errors import FoveateError
@@ -90,7 +92,8 @@ class Session:
             wants = kwargs.get("output_attentions")
             if wants is None:
                 wants = getattr(getattr(module, "config", None), "output_attentions", False)
-            self._local.frame = frame = Frame(module, attentions=bool(wants))
+            past = _past(module, args, kwargs)
+            self._local.frame = frame = Frame(module, attentions=bool(wants), past=past)
         if moment is not None:
             frame.moment, frame.recording = moment, moment.main
 
@@ -224,6 +227,10 @@ class Session:
         frame.hits[id(place)] = hits + 1
         if not hits:
             frame.stacks[site.stack] = frame.stacks.get(site.stack, 0) + 1
+        if site.denoiser and not place.methods:  # no position to keep either
+            if site.stack not in frame.times:
+                self._at_once(frame, site, q, k, 0)
+            return None
         # scores are a matrix, and no other layer's: nothing made of them is kept for the forward
         cache: dict[Any, Any] = {} if scores else frame.cache
         key = (site.stack, id(mask), q.shape, k.shape, v.shape, q.dtype, q.device)
@@ -256,6 +263,8 @@ class Session:
 
     def _on_pictures(self, moment: Moment | None, site: Site, k: Tensor, hits: int) -> bool:
         """Whether a call is on the tokens of an image prompt, beside the one on the text's."""
+        if not k.shape[2]:  # a text of no tokens beside the image prompt
+            return True
         if hits and takes_image_prompts(site.module):
             return True
         pictures = None if moment is None or moment.pictures == moment.text else moment.pictures
@@ -265,6 +274,9 @@ class Session:
         """Where and when this is; the first call of a stack in a forward sets the stack's time."""
         q_start, kv_start = where(site, mask, q, k)
         queries = q.shape[2]
+        astray = _astray(frame, site, mask, q_start)
+        if astray and frame.past is not None:
+            q_start = frame.past
         time = frame.times.get(site.stack)
         if time is None:
             self._reached.add(site.stack)
@@ -289,19 +301,27 @@ class Session:
             elif site.kind == "cross" and frame.decoder is not None:
                 time = frame.decoder
             else:
-                step = 0 if frame.moment is None else frame.moment.step
-                time = Time("prefill", step, q_start, queries, q.shape[0])
-                self._begun.setdefault(site.stack, k.shape[2])
+                time = self._at_once(frame, site, q, k, q_start)
             frame.times[site.stack] = time
         if site.kind == "cross":
             q_start = time.start
         shapes = Shapes.of(q, k, v)
-        views = self._views(frame, site, shapes, kv_start)
+        views = self._views(frame, site, shapes, kv_start, astray)
         return Call(time.phase, time.step, q_start, kv_start, shapes, views)
 
-    def _views(self, frame: Frame, site: Site, shapes: Shapes, kv_start: int) -> Views:
+    def _at_once(self, frame: Frame, site: Site, q: Tensor, k: Tensor, q_start: int) -> Time:
+        """The time of a stack that is no decoder: prefill, of the denoising step if there is one."""
+        step = 0 if frame.moment is None else frame.moment.step
+        time = frame.times[site.stack] = Time("prefill", step, q_start, q.shape[2], q.shape[0])
+        self._reached.add(site.stack)
+        self._begun.setdefault(site.stack, k.shape[2])
+        return time
+
+    def _views(
+        self, frame: Frame, site: Site, shapes: Shapes, kv_start: int, astray: bool
+    ) -> Views:
         """The regions on the keys of a call."""
-        key = (self, site.stack, shapes.B, shapes.Sq, shapes.Sk, kv_start, shapes.device)
+        key = (self, site.stack, shapes.B, shapes.Sq, shapes.Sk, kv_start, shapes.device, astray)
         views = frame.cache.get(key)
         if views is None:
             born = self._prompt or self._born.get(site.stack, 0)
@@ -309,6 +329,9 @@ class Session:
             begun = self._begun.get(site.stack)
             layout = Layout.of(site, shapes, frame.moment or Moment()) if site.denoiser else None
             views = Views(self.regions, site, shape, born, begun, shapes.device, layout)
+            if astray:
+                why = f"the keys of {site.name} are not the tokens alone, in their places"
+                views.misfits = dict.fromkeys(self.regions.names, why)
             frame.cache[key] = views
         return views
 
@@ -322,3 +345,25 @@ class Session:
         else:
             self._missed.setdefault((index, name), (method, why))
         return why
+
+
+def _past(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> int | None:
+    """How many tokens a forward's cache holds before it; None where nobody says."""
+    cache = kwargs.get("past_key_values")
+    if cache is None:
+        takes = "past_key_values" in signature(module.forward).parameters
+        return 0 if takes and len(args) <= 1 else None
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, TypeError, ValueError):  # another's cache; one of linear layers alone
+        return None
+
+
+def _astray(frame: Frame, site: Site, mask: Any, q_start: int) -> bool:
+    """Whether a decoder's keys are not its tokens: entries that a model compresses and appends, an
+    encoder's keys behind its own, a window of which nothing says where it begins.
+
+    Then the prepared mask ends elsewhere than the tokens do.
+    """
+    prepared = isinstance(mask, Tensor) and not isinstance(mask, MaskInfo)
+    return prepared and site.kind == "decoder" and frame.past not in (None, q_start)

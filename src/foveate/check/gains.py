@@ -94,7 +94,7 @@ def _attending(seen: Seen) -> Tensor:
     """
     visible = seen.whole > 0
     keys = seen.shape[3]
-    uneven = visible & ((seen.max * keys - seen.whole).abs() > 1e-6)
+    uneven = visible & ((seen.max * keys - seen.whole).abs() > 1e-4)
     return uneven if keys > 1 and bool(uneven.any()) else visible
 
 
