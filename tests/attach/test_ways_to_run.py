@@ -460,6 +460,7 @@ def test_assisted_decoding(way: str) -> None:
         fv.Emphasize("r", 5.0, phase="decode"),
         fv.Emphasize("r", 5.0, steps=[0, 1]),
         fv.Emphasize("generated", 2.0),
+        fv.ACT(layers=[0, 1]),
     ):
         with pytest.raises(fv.FoveateError, match=r"Assisted decoding.*leave the assistant out"):
             with fv.attach(model, method, regions=R) as run:

@@ -83,10 +83,13 @@ def refuse_transforms() -> None:
 
 
 def _timed(method: Any) -> bool:
-    """Whether a method depends on when a call comes: its measures or its scope count steps."""
+    """Whether a method depends on which queries come in one call: it measures, looks at the
+    call's tensors, or its scope counts steps.
+    """
     scope = method.scope
     return bool(
         getattr(method, "reads", ())
+        or getattr(method, "looks", False)
         or scope.phase is not None
         or scope.steps is not None
         or GENERATED in getattr(method, "regions", ())
