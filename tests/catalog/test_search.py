@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,19 @@ def test_without_the_encoder_words_alone_are_searched_and_it_says_so_once(
         search.search("sinks", "meaning")
 
 
+def test_threads_search_while_another_writes(animals: Database) -> None:
+    def ask(n: int) -> list[str]:
+        if n % 4 == 0:
+            with animals.write() as db:
+                put(db, Entry(f"Lion number {n}"), "zoo")
+        return titles(animals, "lion", "words")
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(40)))
+    assert all("The lion" in answer for answer in found)
+    assert len(titles(animals, "lion", "words")) == 11
+
+
 # --- what is asked
 
 
@@ -229,11 +243,6 @@ def test_questions_and_lists_name_papers_of_the_catalogue() -> None:
     for one in LISTS:
         assert one["query"] and len(one["slugs"]) == len(set(one["slugs"])) > 30
         assert set(one["slugs"]) <= slugs
-
-
-def test_titles_are_found_first_by_words() -> None:
-    for row in papers():
-        assert search.search(row.title, "words")[0].slug == row.slug
 
 
 # --- the encoder itself

@@ -212,25 +212,20 @@ def papers(
     if limit is not None and (type(limit) is not int or limit < 1):
         raise FoveateError(f"limit={limit!r} must be a whole number of at least 1")
     _check("status", status, STATUSES)
-    wanted = {"area": area, "tier": tier, "year": year, "needs": needs}
-    wanted = {field: value for field, value in wanted.items() if value is not None}
+    asked = {"area": area, "tier": tier, "year": year, "needs": needs}
+    wanted = {field: value for field, value in asked.items() if value is not None}
     with database().read() as db:
         for field, value in wanted.items():
             if field != "year":
                 known = db.execute(f"SELECT DISTINCT {field} FROM papers ORDER BY {field}")
                 _check(field, value, [row[0] for row in known if row[0] is not None])
-        # The catalogue's order: what is shipped, then what was added.
-        clause = " AND ".join(f"{field} = ?" for field in wanted) or "1"
-        rows = db.execute(
-            f"SELECT id, slug FROM papers WHERE {clause} ORDER BY shipped DESC, id",
-            tuple(wanted.values()),
-        ).fetchall()
-    # The status comes from the code, which takes seconds to import the first time: not while
-    # the store is held.
-    ids = [row["id"] for row in rows if status is None or _status(row["slug"]).status == status]
+    if words is not None and not wanted and status is None:
+        ids = [hit.id for hit in search(words)]
+    else:
+        ids = _ids(wanted, status)
+        if words is not None:
+            ids = [hit.id for hit in search(words, among=ids)]
     if words is not None:
-        narrowed = wanted or status is not None
-        ids = [hit.id for hit in search(words, among=ids if narrowed else None)]
         _say_once()
     return _read(ids[:limit])
 
@@ -259,6 +254,19 @@ def off_topic() -> dict[str, str]:
     text = resources.files(__package__).joinpath("data", "off_topic.json").read_text("utf-8")
     reasons: dict[str, str] = json.loads(text)
     return reasons
+
+
+def _ids(wanted: dict[str, Any], status: str | None) -> list[int]:
+    """The papers that fit, in the catalogue's order: what is shipped, then what was added."""
+    clause = " AND ".join(f"{field} = ?" for field in wanted) or "1"
+    with database().read() as db:
+        rows = db.execute(
+            f"SELECT id, slug FROM papers WHERE {clause} ORDER BY shipped DESC, id",
+            tuple(wanted.values()),
+        ).fetchall()
+    # The status comes from the code, which takes seconds to import the first time: not while
+    # the store is held.
+    return [row["id"] for row in rows if status is None or _status(row["slug"]).status == status]
 
 
 def _read(ids: list[int]) -> Papers:
