@@ -37,6 +37,7 @@ PAGES = {
     "errors": ("Errors", ("foveate.errors",)),
 }
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr):<code>(~?)((?:[\w.]*\.)?(\w+))</code>")
+_SPAN = re.compile(r"`[^`\n]+`")
 _OUTSIDE = re.compile(r"\]\((?:\.\./)+(CONTRIBUTING|CHANGELOG)\.md")
 
 
@@ -58,8 +59,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead links to files of the repository's root to their copies in the site."""
+    """Lead links to the repository's root to their copies; show code in tables as GitHub does."""
     up = "../" * page.file.src_uri.count("/")
+    # GitHub wants a bar within code within a table shielded, Python-Markdown shows the shield.
+    markdown = _SPAN.sub(lambda found: found[0].replace("\\|", "|"), markdown)
     return _OUTSIDE.sub(rf"]({up}\1.md", markdown)
 
 
