@@ -23,6 +23,7 @@ import foveate as fv
 from families import build, inputs, logits
 from foveate.adapters import probe
 from foveate.adapters.generation import Standin
+from foveate.methods._scope import Scope
 
 R = {"r": torch.arange(11) < 4}
 GREEDY: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
@@ -437,6 +438,15 @@ def test_a_second_turn_on_the_same_cache(text: Any) -> None:
     assert torch.allclose(mass.prefill, want[..., mass.positions], atol=1e-5)
 
 
+class Looks:
+    """A method that asks for the call's tensors, as fv.ACT does."""
+
+    scope, looks = Scope(), True
+
+    def rewrite(self, program: Any, site: Any, call: Any) -> Any:
+        return program
+
+
 def drafts(way: str) -> dict[str, Any]:
     return (
         {"assistant_model": build("qwen3")} if way == "model" else {"prompt_lookup_num_tokens": 3}
@@ -460,7 +470,7 @@ def test_assisted_decoding(way: str) -> None:
         fv.Emphasize("r", 5.0, phase="decode"),
         fv.Emphasize("r", 5.0, steps=[0, 1]),
         fv.Emphasize("generated", 2.0),
-        fv.ACT(layers=[0, 1]),
+        Looks(),
     ):
         with pytest.raises(fv.FoveateError, match=r"Assisted decoding.*leave the assistant out"):
             with fv.attach(model, method, regions=R) as run:
