@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from foveate.catalog.entry import Entry, arxiv_id, doi_of, title_key
 from foveate.catalog.importers import Fault, read
@@ -397,6 +399,62 @@ def test_a_wrong_encoding_is_told_with_its_line_and_not_guessed(tmp_path: Path, 
     found = fault(tmp_path, (form % "Über die Aufmerksamkeit").encode("latin-1"))
     assert found.line == 2
     assert "byte 0xdc is not UTF-8; save the file as UTF-8" in found.what
+
+
+PIECES = [
+    *(
+        "@article{a,",
+        "@string{",
+        "@comment{",
+        "title",
+        "=",
+        "{",
+        "}",
+        '"',
+        "#",
+        ",",
+        "\\",
+        "\\'{\\i}",
+    ),
+    *("TY  - JOUR", "TI  - x", "ER  - ", "AU  - ", "<feed xmlns='http://www.w3.org/2005/Atom'>"),
+    *(
+        "<entry>",
+        "</entry>",
+        "<title>",
+        "</title>",
+        "</feed>",
+        "<!--",
+        "-->",
+        "<![CDATA[",
+        "]]>",
+        "&",
+    ),
+    *('{"title": "x"}', '{"title":', "[", "]", "null", "Subscribe", "• 5 authors", "·", "Jan 21 2"),
+    *("Dec 18, 2024", "word " * 60, "A title", "2", "\n", "\n\n", "\r\n", "\x00", "\ufeff", "é"),
+]
+
+
+@given(
+    st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=12)
+    .map("".join)
+    .map(str.encode)
+    | st.binary(max_size=40)
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_a_file_holds_it_is_read_or_refused_with_a_line(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "anything"
+    path.write_bytes(content)
+    try:
+        found = list(read(path)[1])
+    except Fault as error:
+        assert 1 <= error.line <= content.count(b"\n") + content.count(b"\r") + 1 and error.what
+        return
+    for entry in found:
+        assert entry.title and entry.title == clean(entry.title)
+        assert entry.year is None or 1500 <= entry.year < 2200
+        assert entry.url is None or entry.url.startswith("http")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

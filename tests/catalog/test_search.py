@@ -60,9 +60,10 @@ def animals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
 
 
 def titles(found: Database, words: str, how: str = "both", **more: Any) -> list[str]:
+    hits = search.search(words, how, store=found, **more)
     with found.read() as db:
         named = dict(db.execute("SELECT slug, title FROM papers").fetchall())
-    return [named[hit.slug] for hit in search.search(words, how, store=found, **more)]
+    return [named[hit.slug] for hit in hits]
 
 
 # --- by words

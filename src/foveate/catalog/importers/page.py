@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from foveate.catalog.entry import Entry, arxiv_id, doi_of
+from foveate.catalog.entry import Entry
 from foveate.catalog.importers._text import Fault, clean, date_of, year_of
 
 __all__ = ["read"]
@@ -175,16 +175,13 @@ def _entry(lines: list[tuple[int, str]], block: _Block) -> Entry:
     organisation = block.organisation
     if len(rest) > 1 and len(rest[-1]) < 80 and _like_title(rest[-1]) and not organisation:
         organisation = rest.pop()
-    abstract = " ".join(rest) or None
     return Entry(
         title=title,
-        abstract=abstract,
+        abstract=" ".join(rest) or None,  # an identifier in it may be of a paper it cites
         year=year_of(block.day),
         date=date_of(block.day),
         author_count=block.author_count,
         organisation=organisation,
         comments=block.comments,
-        doi=doi_of(abstract),
-        arxiv=arxiv_id(abstract),
         line=number,
     )
