@@ -54,8 +54,10 @@ def denoiser(name: str, **options: Any) -> Any:
     return model
 
 
-def given(name: str, batch: int = 2, time: float = 500.0, seed: int = 1) -> dict[str, Any]:
-    """Random inputs of a denoiser at a time of 1000."""
+def given(
+    name: str, batch: int = 2, time: float = 500.0, seed: int = 1, side: int = 8
+) -> dict[str, Any]:
+    """Random inputs of a denoiser at a time of 1000: latents of ``side`` by ``side``."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
@@ -63,29 +65,30 @@ def given(name: str, batch: int = 2, time: float = 500.0, seed: int = 1) -> dict
 
     if name == "unet":
         return {
-            "sample": random(batch, 4, 8, 8),
+            "sample": random(batch, 4, side, side),
             "timestep": torch.tensor(time),
             "encoder_hidden_states": random(batch, TEXT, 32),
         }
     if name == "sd3":
         return {
-            "hidden_states": random(batch, 4, 8, 8),
+            "hidden_states": random(batch, 4, side, side),
             "timestep": torch.full((batch,), time),
             "encoder_hidden_states": random(batch, TEXT, 32),
             "pooled_projections": random(batch, 64),
         }
     if name == "flux":
-        at = torch.arange(16)
+        half = side // 2
+        at = torch.arange(half**2)
         return {
-            "hidden_states": random(batch, 16, 4),
+            "hidden_states": random(batch, half**2, 4),
             "timestep": torch.full((batch,), time / 1000),
             "encoder_hidden_states": random(batch, TEXT, 32),
             "pooled_projections": random(batch, 32),
             "txt_ids": torch.zeros(TEXT, 3),
-            "img_ids": torch.stack([0 * at, at // 4, at % 4], 1),
+            "img_ids": torch.stack([0 * at, at // half, at % half], 1),
         }
     return {
-        "hidden_states": random(batch, 4, 2, 8, 8),
+        "hidden_states": random(batch, 4, 2, side, side),
         "timestep": torch.full((batch,), time),
         "encoder_hidden_states": random(batch, TEXT, 16),
     }

@@ -79,7 +79,7 @@ def _attend(
 ) -> tuple[Tensor | None, Any]:
     """One SDPA call on ``[…, H, S, D]``: the edited output, or what ``native(q, k, v)`` gave."""
     q = tensors[0]
-    fold = _Fold(q, heads_of(module))
+    fold = _Fold(q, heads_of(module) if q.dim() == 3 else None)
     q, k, v = (fold(x) for x in tensors)
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -243,6 +243,7 @@ class _Intercepted:
     def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         self._module = module
         self._forward = forward
+        self.foveate_over = vars(module).get("forward")  # what a user put there
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
@@ -265,6 +266,7 @@ class _Rebound:
     def __init__(self, module: nn.Module, name: str, function: FunctionType) -> None:
         self._module = module
         self._name = name
+        self.foveate_over = None
         self.__func__ = function
         self.__wrapped__ = MethodType(function, module)  # its signature
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -310,7 +311,7 @@ class Session:
         return Call(time.phase, time.step, q_start, kv_start, shapes, views)
 
     def _at_once(self, frame: Frame, site: Site, q: Tensor, k: Tensor, q_start: int) -> Time:
-        """The time of a stack that is no decoder: prefill, of the denoising step if there is one."""
+        """The time of a stack that is no decoder: prefill, in a denoising step if any."""
         step = 0 if frame.moment is None else frame.moment.step
         time = frame.times[site.stack] = Time("prefill", step, q_start, q.shape[2], q.shape[0])
         self._reached.add(site.stack)
@@ -347,12 +348,16 @@ class Session:
         return why
 
 
+@cache
+def _takes_past(cls: type) -> bool:
+    return "past_key_values" in signature(cls.forward).parameters  # type: ignore[attr-defined]
+
+
 def _past(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> int | None:
     """How many tokens a forward's cache holds before it; None where nobody says."""
     cache = kwargs.get("past_key_values")
     if cache is None:
-        takes = "past_key_values" in signature(module.forward).parameters
-        return 0 if takes and len(args) <= 1 else None
+        return 0 if len(args) <= 1 and _takes_past(type(module)) else None
     try:
         return int(cache.get_seq_length())
     except (AttributeError, TypeError, ValueError):  # another's cache; one of linear layers alone
