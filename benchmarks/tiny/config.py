@@ -188,6 +188,8 @@ def arguments(cls: Any, overrides: Mapping[str, Any] | None, default: Any = None
         given["rope_parameters"] = _sectioned(rope or {})
     if names.get("head_dim", 0) is None and values.get("head_dim") is None:
         given.setdefault("head_dim", HEAD)
+    if "fullatt_block_indexes" in names:  # windows of pixels, not of patches
+        given["window_size"] = IMAGE
     _stages(values, given, wanted)
     if "kv_lora_rank" in names and "num_key_value_heads" in given:  # latent attention: no groups
         given["num_key_value_heads"] = given.get("num_attention_heads", HEADS)

@@ -121,12 +121,15 @@ def _pictures(model: nn.Module, batch: int, g: torch.Generator) -> Iterator[Tens
     patch = first(config, SEEN, "patch_size", default=4)
     time = first(config, SEEN, "temporal_patch_size", default=1)
     channels = first(config, SEEN, "num_channels", "in_channels", default=3)
-    shapes = [(batch, 3, height, width), (batch, 1, 3, height, width), (batch, 3, 3, height, width)]
+    shapes = [(batch, 3, height, width)]
+    shapes += [(batch, views, 3, height, width) for views in (1, 2, 3)]
     if isinstance(patch, int):
         cells = batch * (height // patch) * (width // patch)
         flat = channels * (time or 1) * patch * patch if isinstance(channels, int) else 0
         shapes.append((cells, flat))
         shapes.append((cells, channels, patch, patch))
+        shapes.append((1, cells, channels, patch, patch))
+        shapes.append((batch, cells // batch, flat))
     yield from (torch.randn(shape, generator=g) for shape in shapes)
 
 
@@ -150,16 +153,20 @@ def _count(features: Any) -> int:
     raise TypeError(type(features).__name__)
 
 
+def _tower(model: nn.Module, getter: str) -> Any:
+    """What hands on the features: of the model, or of the one inside it."""
+    return getattr(model, getter, None) or getattr(getattr(model, "model", None), getter, None)
+
+
 def _filled(
     model: nn.Module, inputs: Mapping[str, Any], getter: str, name: str, value: Tensor, token: int
 ) -> dict[str, Any]:
     """The inputs with one picture or sound in each text."""
-    tower = getattr(model, getter)
+    tower = _tower(model, getter)
     wanted = inspect.signature(tower).parameters
     value = value.to(next(p for p in model.parameters() if p.is_floating_point()))
     extras = _extras(set(wanted), model, value)
-    main = name if name in wanted else next(iter(wanted))
-    features = tower(**{main: value}, **extras)
+    features = tower(value, **extras)
     ids = inputs["input_ids"]
     each = _count(features) // ids.shape[0]
     place = torch.full((ids.shape[0], each), token, dtype=ids.dtype, device=ids.device)
@@ -188,7 +195,7 @@ def with_media(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     for getter, name, places, values in ways:
         token = first(config, TEXT, *places)
         ready = name in asked and name not in inputs and "input_ids" in inputs
-        if not ready or not isinstance(token, int) or not hasattr(model, getter):
+        if not ready or not isinstance(token, int) or _tower(model, getter) is None:
             continue
         g = torch.Generator().manual_seed(0)
         for value in values(model, inputs["input_ids"].shape[0], g):
