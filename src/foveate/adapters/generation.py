@@ -47,13 +47,13 @@ def connect(owner: object, model: nn.Module, undo: list[Callable[[], None]]) -> 
                 switch(module, name, Standin(module, name, run), owner, undo)
 
 
-def _mode(standin: Standin, mode: Any, config: Any, *args: Any) -> Any:
+def _mode(standin: Standin, mode: Any, config: Any, *args: Any, **kwargs: Any) -> Any:
     """For ``_validate_generation_mode``, which generate calls first."""
     if getattr(mode, "value", mode) == "assisted_generation":
         _tell(standin.module, "assisted")
     if getattr(config, "guidance_scale", None) not in (None, 1):
         _tell(standin.module, "guided")
-    return standin.own(standin.module, mode, config, *args)
+    return standin.own(standin.module, mode, config, *args, **kwargs)
 
 
 def _paged(standin: Standin, *args: Any, **kwargs: Any) -> Any:
