@@ -255,6 +255,13 @@ def test_a_damaged_file_is_told_and_left_alone(tmp_path: Path, data: bytes) -> N
     assert path.read_bytes() == data
 
 
+def test_a_store_that_was_moved_away_is_made_anew(store: Database) -> None:
+    put_one(store, "Mine")
+    store.path.rename(store.path.with_name("elsewhere.sqlite"))
+    assert count(store) == 308
+    assert count(Database(store.path.with_name("elsewhere.sqlite"))) == 309
+
+
 def test_a_store_of_a_newer_foveate_is_left_alone(store: Database) -> None:
     count(store)
     with store.write() as db:

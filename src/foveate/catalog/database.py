@@ -237,7 +237,8 @@ class Database:
 
     def _prepare(self) -> None:
         with self._lock:
-            if self._ready:
+            # Somebody may have moved the file away since.
+            if self._ready and (self._memory is not None or self.path.exists()):
                 return
             with self._told():
                 try:
