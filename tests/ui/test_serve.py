@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from foveate.cli import ui as command
 from foveate.errors import FoveateError
-from foveate.ui import app, serve
-from foveate.ui.serve import loopback
+from foveate.ui import app
+from foveate.ui.serve import listenable, loopback
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ from foveate.ui.serve import loopback
         ("127.0.0.9", True),
         ("localhost", True),
         ("::1", True),
+        ("[::1]", True),
         ("0.0.0.0", False),
         ("::", False),
         ("192.168.1.4", False),
@@ -70,14 +71,19 @@ def test_nothing_can_be_uploaded(address: str) -> None:
     assert caught.value.code == 413
 
 
-def test_a_port_that_is_taken_is_named(tiny: tuple[Any, Any]) -> None:
-    pytest.importorskip("gradio")
+def test_a_port_that_is_taken_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(FoveateError, match=f"{port}.*--port"):
-            serve(*tiny, "tiny", port=port)
+            listenable("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["not-a-host.invalid", "203.0.113.9", "x" * 300, ""])
+def test_a_host_that_is_not_this_machine_is_named(host: str) -> None:
+    with pytest.raises(FoveateError, match="--host"):
+        listenable(host)
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +119,7 @@ def test_the_command_warns_where_others_can_reach_the_page(
 
     # the package's name `serve` is the function; the command imports from the module
     monkeypatch.setattr(importlib.import_module("foveate.ui.serve"), "serve", served)
+    monkeypatch.setattr(importlib.import_module("foveate.ui.serve"), "listenable", print)
     monkeypatch.setattr(command.common, "load_model", lambda name: ("model", "tokenizer"))
     monkeypatch.setattr(command.time, "sleep", interrupted)
     app_ = typer.Typer()

@@ -16,6 +16,7 @@ from foveate.prompt import Prompt
 from foveate.tasks.answering import generate
 from foveate.ui import session as session_module
 from foveate.ui import steer
+from foveate.ui.parts import tell
 from foveate.ui.session import Desk, Job, Session, Stopped, Update
 
 from .conftest import slowed
@@ -162,6 +163,17 @@ def test_a_fault_is_a_sentence_for_the_visitor_and_a_traceback_for_the_terminal(
     with pytest.raises(FoveateError) as caught:
         list(desk.run(Session(), broken))
     assert "ZeroDivisionError" in str(caught.value) and "secret" not in str(caught.value)
+    assert "/secret/path" in capsys.readouterr().err
+
+
+def test_a_fault_before_the_work_is_a_sentence_too(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare() -> None:
+        raise RuntimeError("/secret/path")
+
+    [(line, value)] = tell(desk, Session(), prepare, lambda: "skip")
+    assert "RuntimeError" in line and "secret" not in line and value == "skip"
     assert "/secret/path" in capsys.readouterr().err
 
 

@@ -25,9 +25,10 @@ def ui(
 ) -> None:
     """Open a local page: look, steer, compare, and find papers."""
     from ..ui.app import gradio
-    from ..ui.serve import loopback, serve
+    from ..ui.serve import listenable, loopback, serve
 
     gradio()  # before a model is loaded for nothing
+    listenable(host, port)
     if not loopback(host):
         err.print(
             f"[yellow]warning:[/] the page listens on {host}: everybody who reaches this machine "

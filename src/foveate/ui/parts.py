@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any
 
-from ..errors import FoveateError
 from . import inputs
 from .frame import status
-from .session import Desk, Session, Stopped
+from .session import Desk, Session, Stopped, fault
 
 __all__ = [
     "EXAMPLE",
     "PIECE",
     "asset",
     "buttons",
-    "choosing",
     "prompt_box",
     "quiet",
-    "selected",
+    "selection",
     "tell",
     "with_mark",
 ]
@@ -77,8 +75,8 @@ def tell(
             yield [line, value]
     except Stopped:
         yield [status("Stopped. The model is as it was."), skip()]
-    except FoveateError as error:
-        yield [status(str(error), "bad"), skip()]
+    except Exception as error:
+        yield [status(str(fault(error)), "bad"), skip()]
 
 
 def quiet(name: str) -> dict[str, Any]:
@@ -86,19 +84,12 @@ def quiet(name: str) -> dict[str, Any]:
     return {"show_progress": "hidden", "api_name": name, "api_visibility": "undocumented"}
 
 
-def choosing() -> dict[str, Any]:
-    """A selection is told as it grows; the last one counts."""
-    return {"queue": False, "api_visibility": "private", "trigger_mode": "always_last"}
-
-
-def selected(gr: Any) -> Callable[[Any], str]:
-    """What gives the text that was selected."""
-
-    def selected(event: Any) -> str:
-        return str(event.value or "")
-
-    selected.__annotations__["event"] = gr.SelectData
-    return selected
+def selection(tab: str) -> str:
+    """What is selected in a tab's prompt, in the browser's own words."""
+    return (
+        f"((x) => x.value.slice(x.selectionStart, x.selectionEnd))"
+        f"(document.querySelector('#{tab}-text textarea'))"
+    )
 
 
 def with_mark(marked: str, picked: str) -> list[str]:

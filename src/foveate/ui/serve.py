@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import Any
 
 from ..errors import FoveateError
 from .app import build, gradio
 from .parts import asset
 
-__all__ = ["launch", "loopback", "serve"]
+__all__ = ["launch", "listenable", "loopback", "serve"]
 
 # The browser itself refuses to fetch from anywhere else, whatever a page or a report says.
 # Frames (srcdoc) inherit this; gradio's own scripts and the report's are inline, hence the unsafe.
@@ -37,9 +38,31 @@ def loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def listenable(host: str, port: int | None = None) -> None:
+    """Refuse what cannot be listened on; quicker than to try every port there is.
+
+    Raises
+    ------
+    FoveateError
+        For a host that is not this machine's, and a port that is taken.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host.strip("[]"), port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except (OSError, UnicodeError, OverflowError) as error:
+        place = f"{host}:{port}" if port else host
+        raise FoveateError(
+            f"The page cannot be served at {place} ({error}); give another --port or --host."
+        ) from error
 
 
 def launch(page: Any, host: str = "127.0.0.1", port: int | None = None) -> tuple[Any, str]:
@@ -64,6 +87,7 @@ def launch(page: Any, host: str = "127.0.0.1", port: int | None = None) -> tuple
         For a host or a port that cannot be listened on.
     """
     gr = gradio()
+    listenable(host, port)
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -76,31 +100,25 @@ def launch(page: Any, host: str = "127.0.0.1", port: int | None = None) -> tuple
     theme = gr.themes.Base(
         primary_hue="orange", neutral_hue="stone", font=fonts, font_mono=mono, radius_size="md"
     ).set(**_ACCENT)
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            share=False,
-            quiet=True,
-            show_error=True,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            max_file_size=0,
-            theme=theme,
-            css=asset("page.css"),
-            head=f"<script>{asset('page.js')}</script>",
-            app_kwargs={"middleware": around, "docs_url": None, "redoc_url": None},
-        )
-    except OSError as error:
-        place = f"{host}:{port}" if port else host
-        raise FoveateError(
-            f"The page cannot be served at {place} ({error}); give another --port or --host."
-        ) from error
+    _, address, _ = page.launch(
+        server_name=f"[{host.strip('[]')}]" if ":" in host else host,
+        server_port=port,
+        prevent_thread_lock=True,
+        share=False,
+        quiet=True,
+        show_error=True,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        max_file_size=0,
+        theme=theme,
+        css=asset("page.css"),
+        head=f"<script>{asset('page.js')}</script>",
+        app_kwargs={"middleware": around, "docs_url": None, "redoc_url": None},
+    )
     return page, str(address)
 
 

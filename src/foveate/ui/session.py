@@ -23,11 +23,22 @@ from torch import nn
 from ..adapters.sites import sites
 from ..errors import FoveateError
 
-__all__ = ["Desk", "Job", "Session", "Stopped", "Update"]
+__all__ = ["Desk", "Job", "Session", "Stopped", "Update", "fault"]
 
 _TICK = 0.1  # seconds between two looks at how far the work is
 _GONE = 30.0  # seconds after which work is given up that nobody asks after
 MOST_WAITING = 16
+
+
+def fault(error: Exception) -> FoveateError:
+    """What went wrong, as a sentence for the page; of our own faults the terminal has the rest."""
+    if isinstance(error, FoveateError):
+        return error
+    traceback.print_exception(error, file=sys.stderr)
+    return FoveateError(
+        f"Something went wrong inside foveate ({type(error).__name__}); the terminal that runs it "
+        "says more. The model is as it was."
+    )
 
 
 class Stopped(Exception):
@@ -215,14 +226,10 @@ class Desk:
         try:
             with torch.no_grad(), self._counting(job):
                 job.result = work(job)
-        except (Stopped, FoveateError) as error:
+        except Stopped as error:
             job.error = error
-        except Exception as error:  # a fault of ours: the terminal has it, the page a sentence
-            traceback.print_exc(file=sys.stderr)
-            job.error = FoveateError(
-                f"Something went wrong inside foveate ({type(error).__name__}); the terminal that "
-                "runs it says more. The model is as it was."
-            )
+        except Exception as error:
+            job.error = fault(error)
         finally:
             self._leave(job)
 

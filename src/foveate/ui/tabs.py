@@ -7,18 +7,16 @@ from typing import Any
 
 from ..catalog.search import notes
 from ..catalog.status import STATUSES
-from ..errors import FoveateError
 from . import compare, look, papers, steer
 from .frame import status
-from .parts import PIECE, asset, buttons, choosing, prompt_box, quiet, selected, tell, with_mark
-from .session import Desk, Session
+from .parts import PIECE, asset, buttons, prompt_box, quiet, selection, tell, with_mark
+from .session import Desk, Session, fault
 from .ways import WAYS, way_for
 
 __all__ = ["compare_tab", "look_tab", "papers_tab", "steer_tab"]
 
 
 def look_tab(gr: Any, desk: Desk, session: Any) -> None:
-    picked = gr.State("")
     with gr.Row():
         with gr.Column(scale=3):
             text, form = prompt_box(gr, desk, "look")
@@ -43,8 +41,10 @@ def look_tab(gr: Any, desk: Desk, session: Any) -> None:
         js_on_load=asset("ask.js"), visible="hidden",
     )  # fmt: skip
 
-    text.select(selected(gr), None, picked, **choosing())
-    mark.click(with_mark, [marked, picked], [marked, said], queue=False, api_visibility="private")
+    mark.click(
+        with_mark, [marked, text], [marked, said], js=f"(marks) => [marks, {selection('look')}]",
+        queue=False, api_visibility="private",
+    )  # fmt: skip
 
     def looking(
         own: Session, text: str, form: str, marked: str, ablation: bool
@@ -112,7 +112,7 @@ def steer_tab(gr: Any, desk: Desk, session: Any) -> Any:
             shown = value if isinstance(value, steer.Steered) else (value, value)
             yield [line, *shown]
 
-    text.select(selected(gr), None, piece, **choosing())
+    text.select(None, None, piece, js=f"() => {selection('steer')}", api_visibility="private")
     way.change(described, way, [way, strength, piece], queue=False, api_visibility="private")
     given = [session, text, form, piece, way, strength, layers, heads, new, ablation]
     go.click(steering, given, [said, answers, report], **quiet("steer"))
@@ -175,8 +175,8 @@ def papers_tab(gr: Any, tabs: Any, way: Any) -> None:
     def search(words: str, state: str, needs: str, year: str) -> list[Any]:
         try:
             pairs = papers.found(words, state, needs, year)
-        except FoveateError as error:
-            return [status(str(error), "bad"), gr.skip(), gr.skip(), gr.skip()]
+        except Exception as error:
+            return [status(str(fault(error)), "bad"), gr.skip(), gr.skip(), gr.skip()]
         count = (
             f"{len(pairs)} papers"
             if len(pairs) != papers.SHOWN
@@ -190,14 +190,18 @@ def papers_tab(gr: Any, tabs: Any, way: Any) -> None:
 
     def read(slug: str | None) -> list[Any]:
         if not slug:
-            return [gr.update(visible=False), ""]
+            return [gr.skip(), gr.update(visible=False), ""]
         name = way_for(slug)
-        return [gr.update(visible=name is not None, value=f"Try it: {name}"), papers.card(slug)]
+        try:
+            shown = papers.card(slug)
+        except Exception as error:
+            return [status(str(fault(error)), "bad"), gr.update(visible=False), ""]
+        return [gr.skip(), gr.update(visible=name is not None, value=f"Try it: {name}"), shown]
 
     def take(slug: str) -> list[Any]:
         return [gr.update(selected="steer"), gr.update(value=way_for(slug))]
 
     for event in (go.click, words.submit):
         event(search, [words, state, needs, year], [said, rows, card, attempt], **quiet("papers"))
-    rows.change(read, rows, [attempt, card], scroll_to_output=True, **quiet("card"))
+    rows.change(read, rows, [said, attempt, card], scroll_to_output=True, **quiet("card"))
     attempt.click(take, rows, [tabs, way], queue=False, api_visibility="private")
