@@ -145,7 +145,7 @@ def route(
     -------
     out : Tensor or None
         Head outputs ``[B,Hq,Sq,Dv]``, or the probabilities where ``own.scores``; None where nobody
-        edited anything.
+        edited anything or looks at them.
     given : object
         What ``own.run`` gave besides, if it ran.
     """
@@ -179,13 +179,12 @@ def route(
                 visit.collect(output, program)
             return out, None
     given = own.run(q, k, v)
-    heads = own.heads(given) if any(visit.handles_outputs for visit in visits) else None
-    edited = heads
+    out = own.heads(given) if any(visit.handles_outputs for visit in visits) else None
     for visit in visits:
-        if edited is not None:
-            edited = visit.outputs(edited)
+        if out is not None:
+            out = visit.outputs(out)
         visit.count()
-    return (None if edited is heads else edited), given
+    return out, given  # also where they were only looked at: gradients arrive at what was shown
 
 
 def passed(module: nn.Module) -> None:
