@@ -8,15 +8,16 @@ trace it.
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 
-__all__ = ["ATTENDS", "calls", "copied", "copyable", "mentions", "named"]
+__all__ = ["ATTENDS", "calls", "copied", "copyable", "mentions", "named", "native"]
 
 # The names of functions that attend.
 ATTENDS = ("scaled_dot_product_attention", "dispatch_attention_fn")
@@ -38,6 +39,8 @@ def named(function: FunctionType) -> set[str]:
         for const in code.co_consts:  # the keywords of a call are a tuple of strings
             if isinstance(const, tuple):
                 found.update(name for name in const if isinstance(name, str))
+            elif isinstance(const, str) and (const == "is_causal" or "getattr" in code.co_names):
+                found.add(const)  # a keyword beside starred arguments; what getattr is asked for
     return found
 
 
@@ -50,6 +53,55 @@ def _aliases(function: FunctionType, names: Iterable[str]) -> dict[str, str]:
         if known in wanted:
             found[name] = known
     return found
+
+
+def native(value: Any, name: str) -> bool:
+    """Whether a value is the function that ``name`` stands for, not another's of that name."""
+    if name == "dispatch_attention_fn":
+        return str(getattr(value, "__module__", "")).startswith("diffusers.")
+    return value is getattr(torch.nn.functional, name, value)
+
+
+def _is_torch(value: Any) -> bool:
+    return value is torch or value is torch.nn or value is torch.nn.functional
+
+
+def exchangeable(function: FunctionType, names: tuple[str, ...]) -> bool:
+    """Whether all that a function itself says of ``names`` leads through globals of its file.
+
+    Not a name that it imports or is handed in a closure, nor a function of another's that is only
+    called so.
+    """
+    said = named(function)
+    aliases = _aliases(function, names)
+    if said.isdisjoint(names) and not aliases:
+        return True
+    own = function.__globals__
+    globally = {name: name for name in said.intersection(names) if name in own} | aliases
+    if not all(native(own[name], known) for name, known in globally.items()):
+        return False
+    if any(_imports(code) for code in _codes(function.__code__)):
+        return False
+    held = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    modules = [value for name in said if isinstance(value := own.get(name), ModuleType)]
+    others = [m for m in (*held, *modules) if isinstance(m, ModuleType) and m not in modules]
+    others += [m for m in modules if not _is_torch(m) and any(hasattr(m, n) for n in names)]
+    return not others and (bool(globally) or any(map(_is_torch, modules)))
+
+
+def _imports(code: CodeType) -> bool:
+    """Whether code imports torch, or something of it, by itself."""
+    return any(
+        step.opname == "IMPORT_NAME" and str(step.argval).split(".")[0] == "torch"
+        for step in dis.get_instructions(code)
+    )
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is bound later
+        return False
 
 
 def mentions(function: FunctionType, names: tuple[str, ...]) -> bool:
@@ -82,10 +134,13 @@ def calls(function: FunctionType, names: tuple[str, ...] = ATTENDS, deep: int = 
 @cache
 def copyable(function: FunctionType, names: tuple[str, ...] = ATTENDS, deep: int = _DEEP) -> bool:
     """Whether every such call is made from code that a copy can hold (no decorator between)."""
-    return deep == 0 or all(
-        plain and copyable(helper, names, deep - 1)
-        for _, helper, plain in _helpers(function)
-        if calls(helper, names, deep - 1)
+    return exchangeable(function, names) and (
+        deep == 0
+        or all(
+            plain and copyable(helper, names, deep - 1)
+            for _, helper, plain in _helpers(function)
+            if calls(helper, names, deep - 1)
+        )
     )
 
 
@@ -110,10 +165,11 @@ def copied(function: FunctionType, replace: Mapping[str, Any], deep: int = _DEEP
     if mentions(function, tuple(replace)):
         for name in named(function):
             value = own.get(name)
-            if value is torch or value is torch.nn or value is torch.nn.functional:
+            if _is_torch(value):
                 names[name] = _stand_in(value, replace)
         for name, known in _aliases(function, replace).items():
-            names[name] = replace[known]
+            if native(own[name], known):
+                names[name] = replace[known]
     for name, helper, plain in _helpers(function) if deep > 0 else ():
         if plain and name not in replace and calls(helper, tuple(replace), deep - 1):
             names[name] = copied(helper, replace, deep - 1)

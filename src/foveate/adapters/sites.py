@@ -28,12 +28,14 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 from . import diffusers
 from .processors import processor_of, reach_of
 from .reach import causal as looks_causal
 from .reach import reach
+from .rebind import ATTENDS
 
 __all__ = ["Site", "dispatcher", "heads_of", "sites", "unreachable"]
 
@@ -185,7 +187,7 @@ def _reached(model: nn.Module) -> dict[str, str]:
     for name, module in model.named_modules():
         if name in held:
             continue
-        processor = processor_of(module)
+        processor = None if isinstance(module, torch.jit.ScriptModule) else processor_of(module)
         if processor is not None:
             held.add(f"{name}.processor" if name else "processor")
             how = reach_of(processor)
@@ -275,6 +277,10 @@ def unreachable(model: nn.Module) -> Iterator[tuple[str, str]]:
     """
     reached = _reached(model)
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            if any(word in getattr(module, "code", "") for word in ("softmax", *ATTENDS)):
+                yield name, f"{module.original_name} (scripted)"
+            continue
         if "attention" not in type(module).__name__.lower():
             continue
         inside = any(
