@@ -37,6 +37,7 @@ PAGES = {
     "errors": ("Errors", ("foveate.errors",)),
 }
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr):<code>(~?)((?:[\w.]*\.)?(\w+))</code>")
+_INNER = re.compile(r"(^```.*?^```)|^  (?=[-*] )", re.M | re.S)
 _SPAN = re.compile(r"`[^`\n]+`")
 _OUTSIDE = re.compile(r"\]\((?:\.\./)+(CONTRIBUTING|CHANGELOG)\.md")
 
@@ -59,10 +60,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead links to the repository's root to their copies; show code in tables as GitHub does."""
+    """Lead links to the repository's root to their copies; read Markdown as GitHub does."""
     up = "../" * page.file.src_uri.count("/")
     # GitHub wants a bar within code within a table shielded, Python-Markdown shows the shield.
     markdown = _SPAN.sub(lambda found: found[0].replace("\\|", "|"), markdown)
+    # A list within a list: two blanks are enough for GitHub, Python-Markdown counts four.
+    markdown = _INNER.sub(lambda found: found[1] or "    ", markdown)
     return _OUTSIDE.sub(rf"]({up}\1.md", markdown)
 
 
