@@ -75,17 +75,32 @@ def examine(family: str, path: Path) -> dict[str, Any]:
         report = check(model, inputs)
         shapes = {k: list(v.shape) for k, v in inputs.items() if isinstance(v, torch.Tensor)}
         verdict, why = classes.verdict(row["kind"], report)
+        if verdict == "no attention":
+            why = classes.mixes(path)
         return row | {
             "class": cls.__name__,
             "verdict": verdict,
             "why": why,
             "inputs": shapes,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "report": report.to_dict(),
+            "report": _brief(report.to_dict()),
             "seconds": round(time.monotonic() - began, 2),
         }
     why = problems[0] if problems else "the file defines no model class that can be built alone"
     return row | {"verdict": "cannot be built", "why": why, "problems": problems[1:]}
+
+
+def _brief(report: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a report: its stacks, and its outcomes without what is empty in them."""
+    fields = ("stack", "kind", "layers", "heads", "reach")
+    return {
+        "stacks": [{name: one[name] for name in fields} for one in report["stacks"]],
+        "outcomes": [
+            {name: value for name, value in one.items() if value not in ("", None)}
+            for one in report["outcomes"]
+        ],
+        "unreached": report["unreached"],
+    }
 
 
 def _child(send: Connection, family: str, path: Path) -> None:
@@ -100,7 +115,6 @@ def _child(send: Connection, family: str, path: Path) -> None:
         row = examine(family, path)
     except BaseException as error:
         row = _row(family, path, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        row["trace"] = traceback.format_exc()[-1500:]
     send.send(row)
     send.close()
     os._exit(0)
@@ -193,7 +207,9 @@ def _save(
         "rows": [rows[family] for family in there if family in rows],
     }
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
+    rows_ = ",\n".join(json.dumps(row, ensure_ascii=False) for row in payload["rows"])
+    text = json.dumps(payload | {"rows": []}, indent=1, ensure_ascii=False)
+    out.write_text(text.replace('"rows": []', f'"rows": [\n{rows_}\n]') + "\n")
     return payload
 
 

@@ -13,7 +13,7 @@ from foveate.check.report import FAILED, PASSED, REFUSED, Report
 
 from .overrides import ABSENT, MAIN
 
-__all__ = ["ABSENT", "KINDS", "candidates", "kind", "totals", "verdict"]
+__all__ = ["ABSENT", "KINDS", "candidates", "kind", "mixes", "totals", "verdict"]
 
 KINDS = {
     "interface": "dispatches through the attention interface",
@@ -53,6 +53,22 @@ def kind(path: Path) -> str:
         if "MultiheadAttention" in _called(cls):
             return "own"
     return "wrapper" if any(map(_wraps, ast.walk(tree))) else "none"
+
+
+_MIXES = (
+    (r"selective_scan|ssm_state|MambaMixer|Mamba2Mixer", "state space"),
+    (r"rwkv_linear_attention", "linear attention"),
+    (r"mlstm|mLSTM", "recurrence with a matrix memory"),
+    (r"\bfft", "Fourier transforms"),
+    (r"PoolFormerPooling", "pooling"),
+    (r"nn\.Conv[12]d|ConvLayer", "convolutions"),
+)
+
+
+def mixes(path: Path) -> str:
+    """What a file without attention has in its place, by what its source names."""
+    source = path.read_text(encoding="utf-8")
+    return next((name for pattern, name in _MIXES if re.search(pattern, source)), "other files")
 
 
 def _wraps(node: ast.AST) -> bool:

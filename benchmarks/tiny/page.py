@@ -19,8 +19,9 @@ _MEANS = {
     "refused": "foveate says in a sentence that it does not do this",
     "fails": "a test failed",
     "not shown": "nothing could be edited with these inputs",
-    "no attention": "the file holds no attention of any kind",
-    "cannot be built": "no tiny model of it ran here; the reason is the model's own error",
+    "no attention": "there is none; what mixes the tokens instead is named",
+    "cannot be built": "no tiny model of it ran here; the reason is the model's own error "
+    "(transformers calls timm missing where torchvision is)",
 }
 
 _HEAD = """# Model families
@@ -63,6 +64,7 @@ def page(payload: Mapping[str, Any]) -> str:
     rows = payload["rows"]
     text = _HEAD.format(files=len(rows), seconds=payload["seconds"], **payload["machine"])
     text += _totals(payload["totals"])
+    text += _run(rows)
     for kind, means in KINDS.items():
         of_kind = [row for row in rows if row["kind"] == kind]
         if of_kind:
@@ -82,6 +84,19 @@ def _totals(totals: Mapping[str, Mapping[str, int]]) -> str:
         text += f"| {means} | {files} | {built} | " + " | ".join(cells) + " |\n"
     text += "\nPercentages are of those that were built.\n\n"
     return text + "".join(f"- **{name}**: {means}.\n" for name, means in _MEANS.items())
+
+
+def _run(rows: Iterable[Mapping[str, Any]]) -> str:
+    """How much of what works was run at all."""
+    works = [row for row in rows if row["verdict"] == "works"]
+    partly = [row for row in works if "not run with these inputs" in row["why"]]
+    return (
+        f"\nOf the {len(works)} files that work, {len(works) - len(partly)} had every stack run; "
+        f"in the other {len(partly)} the inputs made up here reach a part of the model only (no "
+        "picture or sound that its tower takes, say). The tables name what was not run, and what "
+        "holds no softmax over keys: linear attention, and deformable attention, which samples "
+        "between positions and is refused.\n"
+    )
 
 
 def _share(count: int, of: int) -> str:

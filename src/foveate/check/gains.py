@@ -129,7 +129,6 @@ def _eager_maps(subject: Subject, stack: str, tolerance: float) -> dict[str, lis
     inputs = dict(subject.inputs)
     if "output_attentions" in subject.parameters or subject.open:
         inputs["output_attentions"] = True
-    put_back = _switched(subject)
     with kept(subject.model):
         for site in subject.stacks[stack]:
 
@@ -139,6 +138,7 @@ def _eager_maps(subject: Subject, stack: str, tolerance: float) -> dict[str, lis
                         found.setdefault(name, []).append(one.detach())
 
             site.module.register_forward_hook(keep)
+        put_back = _switched(subject)
         try:
             answer = subject.run(inputs)
         except Exception as error:
@@ -146,9 +146,9 @@ def _eager_maps(subject: Subject, stack: str, tolerance: float) -> dict[str, lis
         finally:
             put_back()
     names = {name for name, _ in subject.base}
-    error = subject.gap([pair for pair in answer if pair[0] in names], subject.base)
-    if not error <= 10 * tolerance:
-        raise NotApplicable(f"on eager attention the model itself answers otherwise ({error:.1g})")
+    off = subject.gap([pair for pair in answer if pair[0] in names], subject.base)
+    if not off <= 10 * tolerance:
+        raise NotApplicable(f"on eager attention the model itself answers otherwise ({off:.1g})")
     return found
 
 

@@ -90,7 +90,7 @@ def _names(model: nn.Module) -> list[str]:
     parameters = inspect.signature(model.forward).parameters
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in kinds]
-    main = getattr(model, "main_input_name", None)
+    main = str(getattr(model, "main_input_name", ""))
     names = [main] if main in parameters and main not in needed else []
     names += needed
     config = getattr(model, "config", None)

@@ -35,6 +35,7 @@ def configs(config: Any, parts: tuple[str, ...]) -> Iterator[Any]:
 
 
 def first(config: Any, parts: tuple[str, ...], *names: str, default: Any = None) -> Any:
+    """The first of these fields that a config, or one inside it, has a value for."""
     for one in configs(config, parts):
         for name in names:
             value = getattr(one, name, None)
@@ -85,6 +86,7 @@ def sounds(config: Any, batch: int) -> Iterator[tuple[int, ...]]:
 
 
 def waves(config: Any, batch: int) -> Iterator[tuple[int, ...]]:
+    """Shapes that sound itself may have, and after them those of its features."""
     for length in (1600, 4000, 16000):
         yield batch, length
         yield batch, 1, length
@@ -121,7 +123,7 @@ def _pictures(model: nn.Module, batch: int, g: torch.Generator) -> Iterator[Tens
     patch = first(config, SEEN, "patch_size", default=4)
     time = first(config, SEEN, "temporal_patch_size", default=1)
     channels = first(config, SEEN, "num_channels", "in_channels", default=3)
-    shapes = [(batch, 3, height, width)]
+    shapes: list[tuple[int, ...]] = [(batch, 3, height, width)]
     shapes += [(batch, views, 3, height, width) for views in (1, 2, 3)]
     if isinstance(patch, int):
         cells = batch * (height // patch) * (width // patch)

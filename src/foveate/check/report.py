@@ -116,8 +116,10 @@ class Report:
 
     def site_rows(self) -> list[tuple[str, ...]]:
         """The table of sites as texts, its head first."""
-        head = ("stack", "layers", "heads", "kind", "reached", "sites", "what works")
-        return [head] + [
+        rows: list[tuple[str, ...]] = [
+            ("stack", "layers", "heads", "kind", "reached", "sites", "what works")
+        ]
+        return rows + [
             (
                 one.stack,
                 str(one.layers),
@@ -132,7 +134,8 @@ class Report:
 
     def test_rows(self) -> list[tuple[str, ...]]:
         """The table of tests as texts, its head first."""
-        return [("", "test", "stack", "error", "why")] + [
+        rows: list[tuple[str, ...]] = [("", "test", "stack", "error", "why")]
+        return rows + [
             (
                 _MARKS[one.state],
                 one.test,

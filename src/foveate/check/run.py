@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -75,22 +76,24 @@ def _checked(model: nn.Module, inputs: Mapping[str, Any] | None) -> Report:
     unreached = tuple(unreachable(model))
     subject = Subject(model, example_inputs(model) if inputs is None else inputs)
     if not subject.sites:
-        outcomes: tuple[Outcome, ...] = ()
-        note = "Nothing in it attends."
-        if unreached:  # attach says in its own words why not
-            outcomes = (_outcome("passthrough", None, lambda: exact.passthrough(subject)),)
-            note = ""
-        return Report(name, (), unreached, outcomes, note)
-    outcomes = (
-        _outcome("passthrough", None, lambda: exact.passthrough(subject)),
-        _outcome("restore", None, lambda: exact.restore(subject)),
-    )
-    for stack in subject.stacks:
-        for test, function in gains.TESTS.items():
-            outcomes += (_outcome(test, stack, lambda f=function, s=stack: f(subject, s)),)  # type: ignore[misc]
-    for test, whole in sequences.TESTS.items():
-        outcomes += (_outcome(test, None, lambda f=whole: f(subject)),)  # type: ignore[misc]
-    return Report(name, _stacks(subject), unreached, outcomes)
+        if not unreached:
+            return Report(name, (), (), (), "Nothing in it attends.")
+        said = _outcome("passthrough", None, partial(exact.passthrough, subject))
+        return Report(name, (), unreached, (said,))  # attach says in its own words why not
+    outcomes = [
+        _outcome("passthrough", None, partial(exact.passthrough, subject)),
+        _outcome("restore", None, partial(exact.restore, subject)),
+    ]
+    outcomes += [
+        _outcome(test, stack, partial(function, subject, stack))
+        for stack in subject.stacks
+        for test, function in gains.TESTS.items()
+    ]
+    outcomes += [
+        _outcome(test, None, partial(function, subject))
+        for test, function in sequences.TESTS.items()
+    ]
+    return Report(name, _stacks(subject), unreached, tuple(outcomes))
 
 
 def _outcome(test: str, stack: str | None, run: Callable[[], float | None]) -> Outcome:

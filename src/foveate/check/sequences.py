@@ -179,7 +179,7 @@ def cache(subject: Subject) -> float:
         text = {"decoder_input_ids" if crossed else "input_ids": sequences[:, :-1]}
         if "attention_mask" in prompt and not crossed:
             text["attention_mask"] = torch.ones_like(sequences[:, :-1])
-        return _main(subject.run(prompt | text))[:, -STEPS - 1 :]
+        return _main(subject.run({**prompt, **text}))[:, -STEPS - 1 :]
 
     try:
         sequences, stepwise = steps()
@@ -199,10 +199,10 @@ def cache(subject: Subject) -> float:
     long = torch.nn.functional.pad(region, (0, sequences.shape[1] - 1 - begun))
     with attach(model, Emphasize("check", 5.0, stack=decoder), regions={"check": long}):
         want = at_once(sequences)
-    error = difference(stepwise, want)
-    if not error <= max(10 * own, 20 * subject.tolerance):
-        raise Failed(f"steps from a cache differ from one pass by {error:.1g}", error)
-    return error
+    off = difference(stepwise, want)
+    if not off <= max(10 * own, 20 * subject.tolerance):
+        raise Failed(f"steps from a cache differ from one pass by {off:.1g}", off)
+    return off
 
 
 def _prompt(subject: Subject, crossed: bool) -> Mapping[str, Any]:
