@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from foveate.catalog import database as module
-from foveate.catalog import paper, papers, seed
+from foveate.catalog import paper, papers, schema, seed
 from foveate.catalog.add import put
 from foveate.catalog.database import Database, data_folder, database
 from foveate.catalog.entry import Entry
@@ -161,7 +161,7 @@ def die_in_the_middle(path: Path, ready: Any) -> None:
     db = module._connect(str(path), 5)
     db.execute("PRAGMA cache_spill = ON")  # so that half of it is in the file already
     db.execute("PRAGMA cache_size = 10")
-    with module._transaction(db, "BEGIN IMMEDIATE"):
+    with schema.transaction(db, "BEGIN IMMEDIATE"):
         for n in range(3000):
             put(db, Entry(f"Paper number {n}", abstract="word " * 100), "many")
         ready.set()
@@ -273,7 +273,7 @@ def test_a_store_of_a_newer_foveate_is_left_alone(store: Database) -> None:
 def test_without_fts5_papers_are_listed_and_searching_says_why(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_has_fts5", lambda db: False)
+    monkeypatch.setattr(schema, "_has_fts5", lambda db: False)
     assert len(papers(year=2017)) == 1
     with pytest.raises(FoveateError, match=r"FTS5, which this Python lacks .*leave the words out"):
         papers("sinks")

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foveate.catalog.database import INDEXED, Database, database
+from foveate.catalog.database import Database, database
 from foveate.catalog.encoder import encoder
 from foveate.catalog.entry import title_key
+from foveate.catalog.schema import INDEXED
 from foveate.catalog.vectors import compute, missing, nearest
 from foveate.errors import FoveateError
 
