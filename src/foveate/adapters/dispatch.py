@@ -24,6 +24,7 @@ from ..errors import FoveateError
 from .calls import Base
 
 __all__ = [
+    "idle",
     "Listener",
     "Own",
     "Visit",
@@ -92,6 +93,10 @@ class Listener(Protocol):
         self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, scores: bool
     ) -> Visit | None:
         """Be told of a call; None where no method has anything to do."""
+        ...
+
+    def idle(self, module: nn.Module) -> bool:
+        """Be told of a call; whether that is all, and :meth:`visit` need not be asked."""
         ...
 
     def passed(self, module: nn.Module) -> None:
@@ -179,12 +184,18 @@ def route(
                 visit.collect(output, program)
             return out, None
     given = own.run(q, k, v)
-    out = own.heads(given) if any(visit.handles_outputs for visit in visits) else None
+    heads = own.heads(given) if any(visit.handles_outputs for visit in visits) else None
     for visit in visits:
-        if out is not None:
-            out = visit.outputs(out)
+        if heads is not None:
+            heads = visit.outputs(heads)
         visit.count()
-    return out, given  # also where they were only looked at: gradients arrive at what was shown
+    return heads, given  # also where they were only looked at: gradients arrive at what was shown
+
+
+def idle(module: nn.Module) -> bool:
+    """Tell who listens of a call; whether nothing will be made of it."""
+    listeners = _listeners.get(module, ())
+    return len(listeners) == 1 and listeners[0].idle(module)
 
 
 def passed(module: nn.Module) -> None:
