@@ -74,4 +74,4 @@ def test_what_a_question_about_a_token_costs(smollm2: tuple[Any, Any]) -> None:
     list(desk.run(session, around(desk, session, 100)))
     seconds = time.perf_counter() - start
     print(f"around a token of 200: {seconds:.2f} s")
-    assert seconds <= 3.0
+    assert seconds <= 5.0
