@@ -278,7 +278,9 @@ def test_measures(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         largest = run.results["max"].stack(stack).prefill
         maps = [m for m in oracle.maps if m.shape[2] == largest.shape[-1]]
         maps = [m for m in maps if m.shape[3] == (keys or m.shape[2])]
-        here = torch.stack([m for m in maps if any(torch.allclose(m.amax(-1).float(), one, atol=1e-5) for one in largest)])  # fmt: skip
+        peaks = [(m, m.amax(-1).float()) for m in maps]
+        alike = [m for m, p in peaks if any(torch.allclose(p, x, atol=1e-5) for x in largest)]
+        here = torch.stack(alike)
         assert len(here) == len(largest)
         if name in FIRST and stack in ("joint", "single"):
             text = run.results["mass:text"].stack(stack).prefill
@@ -540,8 +542,8 @@ def test_an_mm_dit_with_guidance() -> None:
         assert torch.equal(drawn(pipe, **embeds), want)
     assert [call.step for call in run.calls] == [0, 1, 2]
     with fv.attach(
-        pipe, fv.Emphasize("w", 5.0, stack="joint", steps=0), fv.Measure(fv.mass("w"), stack="joint"),
-        regions={"w": WORD},
+        pipe, fv.Emphasize("w", 5.0, stack="joint", steps=0),
+        fv.Measure(fv.mass("w"), stack="joint"), regions={"w": WORD},
     ) as run:  # fmt: skip
         assert not torch.allclose(drawn(pipe, **embeds), want, rtol=1e-3)
     mass = run.results["mass:w"].prefill
@@ -607,7 +609,8 @@ def test_image_prompts_are_left_as_they_are() -> None:
         assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
     assert state(model) == before
     assert {site.reach for site in sites(model)} == {"rebound"} and len(sites(model)) == 8
-    with fv.attach(model, fv.Measure(fv.mass("text"), stack="cross"), Gain("w"), regions={"w": WORD}) as run:  # fmt: skip
+    measure = fv.Measure(fv.mass("text"), stack="cross")
+    with fv.attach(model, measure, Gain("w"), regions={"w": WORD}) as run:
         got = model(**inputs)[0]
     assert not torch.allclose(got, want, rtol=1e-3)
     assert {one.calls for one in run.coverage} == {1}
@@ -644,7 +647,8 @@ def test_gradients_under_checkpointing(name: str) -> None:
         with fv.attach(model, fv.Emphasize("w", 6.0, **scope), fv.Emphasize("text", 0.5, **scope),
                        regions={"w": WORD}):  # fmt: skip
             for time in (900.0, 500.0):
-                model(**inputs | {"timestep": given(name, time=time)["timestep"]})[0].square().sum().backward()  # fmt: skip
+                inputs["timestep"] = given(name, time=time)["timestep"]
+                model(**inputs)[0].square().sum().backward()
         return {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
 
     want, got = gradients(False), gradients(True)

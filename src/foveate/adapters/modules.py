@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import processors
 from .calls import Base
-from .dispatch import Own, passed, route, switch, untraced
+from .dispatch import Own, idle, passed, route, switch, untraced
 from .reach import functions
 from .rebind import calls, copied
 from .sites import heads_of
@@ -80,14 +80,26 @@ def _attend(
     """One SDPA call on ``[…, H, S, D]``: the edited output, or what ``native(q, k, v)`` gave."""
     q = tensors[0]
     fold = _Fold(q, heads_of(module) if q.dim() == 3 else None)
-    q, k, v = (fold(x) for x in tensors)
+    folded = q, k, v = _broadcast(*(fold(x) for x in tensors))
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if all(x is y for x, y in zip((q, k, v), folded, strict=True)):  # as they came
+            return native(*tensors)
         return native(fold.back(q), _like(k, tensors[1]), _like(v, tensors[2]))
 
     own = Own(run, fold, "sdpa", options, causal, _nothing)
     out, given = route(module, q, k, v, fold.mask(mask), own)
     return (None if out is None else fold.back(out)), given
+
+
+def _broadcast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values that SDPA would broadcast over the batch, or over each other's heads."""
+    heads = max(k.shape[1], v.shape[1])
+    k, v = (
+        x if x.shape[:2] == (q.shape[0], heads) else x.expand(q.shape[0], heads, -1, -1)
+        for x in (k, v)
+    )
+    return q, k, v
 
 
 def _like(x: Tensor, given: Tensor) -> Tensor:
@@ -112,11 +124,22 @@ def _sdpa(
         rest["enable_gqa"] = True
     owner = module()
     assert owner is not None
+    if idle(owner):
+        return native(query, key, value, **rest)
     options = {"scaling": scale, "dropout": dropout_p}
-    out, given = _attend(
-        owner, partial(native, **rest), (query, key, value), attn_mask, options, is_causal
-    )
+    tensors = _autocast(query, key, value)
+    out, given = _attend(owner, partial(native, **rest), tensors, attn_mask, options, is_causal)
     return given if out is None else out
+
+
+def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What SDPA makes of its inputs under autocast: rotated in float32, they are of two kinds."""
+    kind = q.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return q, k, v
+    dtype = torch.get_autocast_dtype(kind)
+    q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
+    return q, k, v
 
 
 def _dispatched(
@@ -135,14 +158,18 @@ def _dispatched(
 ) -> Tensor:
     """diffusers' ``dispatch_attention_fn``, whose tensors are ``[B, S, H, D]``."""
 
-    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def own(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return native(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask, dropout_p,
-            is_causal, scale, enable_gqa, attention_kwargs, **rest,
-        )  # fmt: skip
+            q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa, attention_kwargs, **rest
+        )
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return own(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
 
     owner = module()
     assert owner is not None
+    if idle(owner):
+        return own(query, key, value)
     mask = attn_mask  # [B, Sk] says which keys there are
     if isinstance(mask, Tensor) and mask.shape == (query.shape[0], key.shape[1]):
         mask = mask[:, None, None]
@@ -172,6 +199,7 @@ def _identity(x: Tensor) -> Tensor:
 
 
 # -- interception ----------------------------------------------------------------------------------
+_SDPA = {torch._C._nn.scaled_dot_product_attention}  # itself, where F's name is another's now
 _SOFTMAXES = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 
 
@@ -192,15 +220,16 @@ class _Intercept(TorchFunctionMode):
             scores: Tensor = args[0] if args else kwargs["input"]
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             return self.softmax(partial(func, *args, **kwargs), scores, dim, kwargs.get("dtype"))
-        if func is F.scaled_dot_product_attention:
-            return self.sdpa(*args, **kwargs)
+        if func in _SDPA or func is F.scaled_dot_product_attention:
+            return self.sdpa(*args, native=func, **kwargs)
         if func is F.multi_head_attention_forward:
             return self._multi_head()(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def sdpa(self, *args: Any, **kwargs: Any) -> Tensor:
+    def sdpa(self, *args: Any, native: Any = None, **kwargs: Any) -> Tensor:
         self.attended = True
-        return _sdpa(weakref.ref(self.module), F.scaled_dot_product_attention, *args, **kwargs)
+        native = native or F.scaled_dot_product_attention
+        return _sdpa(weakref.ref(self.module), native, *args, **kwargs)
 
     def softmax(self, native: Callable[[], Tensor], scores: Tensor, dim: Any, dtype: Any) -> Tensor:
         if not self._over_keys(scores, dim):
@@ -215,13 +244,16 @@ class _Intercept(TorchFunctionMode):
         """Whether a softmax can be the attention's: over the last of at least three axes.
 
         Not one of channels over channels (cross-covariance attention): square, as many as a head
-        has channels, which is not how many tokens came in.
+        has channels, which is not how many tokens came in. Nor one per token, whatever the heads
+        (a gate, a router): its rows are the tokens that came in, with no axis for the heads.
         """
         if dim not in (-1, scores.dim() - 1) or scores.dim() < 3 or not scores.is_floating_point():
             return False
         heads, given = heads_of(self.module), self.given
         if given is None or given.dim() != 3 or heads is None:
             return True
+        if heads > 1 and scores.shape[:-1] == given.shape[:2]:
+            return False
         rows, columns = scores.shape[-2:]
         return rows != columns or rows * heads != given.shape[2] or rows in given.shape[:2]
 

@@ -85,8 +85,13 @@ def twin(processor: Any, replace: Mapping[str, Callable[..., Any]]) -> Any:
     }
     body |= {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
     body["__deepcopy__"] = lambda self, memo: copy.deepcopy(processor, memo)
-    body["__reduce_ex__"] = lambda self, protocol: processor.__reduce_ex__(protocol)
+    body["__reduce_ex__"] = lambda self, protocol: (_itself, (processor,))
     body[_MARK] = processor
     made = object.__new__(type(cls.__name__, (cls,), body))
     object.__setattr__(made, "__dict__", vars(processor))
     return made
+
+
+def _itself(processor: Any) -> Any:
+    """What a pickle of a twin is made from."""
+    return processor

@@ -224,10 +224,7 @@ class Session:
         hits = frame.hits.get(id(place), 0)
         if site.denoiser and self._on_pictures(frame.moment, site, k, hits):
             return None
-        place.calls += 1
-        frame.hits[id(place)] = hits + 1
-        if not hits:
-            frame.stacks[site.stack] = frame.stacks.get(site.stack, 0) + 1
+        self._count(frame, place)
         if site.denoiser and not place.methods:  # no position to keep either
             if site.stack not in frame.times:
                 self._at_once(frame, site, q, k, 0)
@@ -244,6 +241,30 @@ class Session:
                 return Visit(self, frame, place, call, (q, k, v), mask, hits, cache)
         return None
 
+    def idle(self, module: nn.Module) -> bool:
+        """See :class:`foveate.adapters.dispatch.Listener`: not where methods are, or first.
+
+        A denoiser has no positions to keep, and its layers are called many times.
+        """
+        place = self._places[id(module)]
+        if place.methods or not place.site.denoiser:
+            return False
+        frame = self._frame()
+        if place.site.stack not in frame.times:
+            return False
+        self._count(frame, place)
+        return True
+
+    def _count(self, frame: Frame, place: Place) -> int:
+        """Note a call of a site; how many there were in this forward before."""
+        place.calls += 1
+        hits = frame.hits.get(id(place), 0)
+        frame.hits[id(place)] = hits + 1
+        if not hits:
+            stack = place.site.stack
+            frame.stacks[stack] = frame.stacks.get(stack, 0) + 1
+        return hits
+
     def passed(self, module: nn.Module) -> None:
         """See :class:`foveate.adapters.dispatch.Listener`."""
         place = self._places[id(module)]
@@ -257,10 +278,7 @@ class Session:
                 f"{why}. Leave it out with layers= or stack=."
             )
         place.why[why] = None
-        frame = self._frame()
-        frame.hits[id(place)] = frame.hits.get(id(place), 0) + 1
-        if frame.hits[id(place)] == 1:
-            frame.stacks[place.site.stack] = frame.stacks.get(place.site.stack, 0) + 1
+        self._count(self._frame(), place)
 
     def _on_pictures(self, moment: Moment | None, site: Site, k: Tensor, hits: int) -> bool:
         """Whether a call is on the tokens of an image prompt, beside the one on the text's."""
