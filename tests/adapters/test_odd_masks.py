@@ -22,6 +22,9 @@ ODD = {
     "BridgeTowerForMaskedLM": "decoder",
     # a bidirectional mask that is skipped, in modules that are causal without one
     "ColPaliForRetrieval": "encoder",
+    # a softmax under another name, and torch's own attention function
+    "SEWDModel": "encoder",
+    "WavLMModel": "encoder",
     # in decode the mask is made from a linear layer's count
     "MiniMaxForCausalLM": "decoder",
 }

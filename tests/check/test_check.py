@@ -218,6 +218,14 @@ def test_bad_input(model: Any, given: Any, words: str) -> None:
         check(model, given)
 
 
+def test_every_output_but_a_cache_is_compared() -> None:
+    model = build("vit")
+    found = Subject(model, inputs("vit")).run()
+    assert [name for name, _ in found] == ["last_hidden_state", "pooler_output"]
+    cached = Subject(build("llama"), inputs("llama")).run()
+    assert [name for name, _ in cached] == ["logits"]
+
+
 # -- the parts -------------------------------------------------------------------------------------
 def test_difference() -> None:
     a = torch.tensor([1.0, 2.0, float("nan")])

@@ -21,7 +21,8 @@ from .rebind import ATTENDS, calls, copyable, mentions, named, native
 
 __all__ = ["causal", "functions", "reach", "rebindable"]
 
-_SOFTMAX = ("softmax", "Softmax")
+# beside softmax itself: torch's own attention function, and DeBERTa's softmax in SEW-D
+_SOFTMAX = ("softmax", "Softmax", "XSoftmax", "multi_head_attention_forward")
 _CAUSAL = ("is_causal", "tril", "triu", "causal_mask")
 _FORMS = (staticmethod, classmethod, property, partialmethod, cached_property)
 _INSIDE = ("__func__", "fget", "func")

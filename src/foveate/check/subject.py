@@ -17,7 +17,7 @@ from .probes import Jitter, Look, Seen
 
 __all__ = ["Failed", "NotApplicable", "Subject", "difference", "tensors"]
 
-_CACHES = ("past_key_values", "cache", "mems", "state")
+_CACHES = {"past_key_values", "cache_params", "mems", "state", "past_buckets_states"}
 _FLOOR = {8: 1e-9, 4: 1e-5, 2: 2e-2}  # by bytes of the dtype
 
 
@@ -45,7 +45,7 @@ def tensors(output: Any, name: str = "") -> list[tuple[str, Tensor]]:
         return []
     found = []
     for key, value in items:
-        if not any(cache in str(key) for cache in _CACHES):
+        if key not in _CACHES:
             found += tensors(value, f"{name}.{key}" if name else str(key))
     return found
 
