@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,9 @@ import torch
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    papers = tempfile.TemporaryDirectory(prefix="foveate-")
+    config.add_cleanup(papers.cleanup)
+    os.environ["FOVEATE_PAPERS"] = str(Path(papers.name) / "papers.sqlite")  # never the user's own
     torch.set_num_threads(2)  # what the figures are measured with; more only disturbs neighbours
 
 
