@@ -62,7 +62,7 @@ def test_passthrough_is_bitwise_on_eager(name: str) -> None:
     model, given = build(name, "eager"), inputs(name)
     if name == "modernbert" and '!= "eager"' in getsource(type(model.layers[0].attn)):
         with pytest.raises(fv.FoveateError, match="reached none"), fv.attach(model):
-            model(**given)  # transformers before 5.10: on eager it asked nobody
+            model(**given)  # transformers before 5.7: on eager it asked nobody
         return
     want = model(**given, output_attentions=True)
     with fv.attach(model):
