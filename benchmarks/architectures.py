@@ -180,11 +180,13 @@ def main(arguments: list[str] | None = None) -> None:
     if names - set(there):
         sys.exit(f"no such family: {', '.join(sorted(names - set(there)))}")
     rows: dict[str, dict[str, Any]] = {}
+    spent = 0  # seconds of the sweep that is added to
     if options.out.exists() and (options.only or options.resume):
-        rows = {row["family"]: row for row in json.loads(options.out.read_text())["rows"]}
+        old = json.loads(options.out.read_text())
+        rows, spent = {row["family"]: row for row in old["rows"]}, old["seconds"]
     if options.resume:
         names -= set(rows)
-    began = time.monotonic()
+    began = time.monotonic() - spent
     for n, row in enumerate(sweep((f, p) for f, p in there.items() if f in names), 1):
         rows[row["family"]] = row
         print(f"{n:4}/{len(names)} {row['family']:<32} {row['verdict']:<16} {row['why'][:110]}")

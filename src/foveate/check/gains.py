@@ -163,7 +163,8 @@ def _is_map(value: Tensor) -> bool:
 def _switched(subject: Subject) -> Callable[[], None]:
     """Put the model on eager attention; returns what undoes it, exactly."""
     field = "_attn_implementation_internal"
-    configs = [c for m in subject.model.modules() if (c := getattr(m, "config", None)) is not None]
+    held_by = (getattr(module, "config", None) for module in subject.model.modules())
+    configs = [config for config in held_by if hasattr(config, "__dict__")]
     for config in configs:
         inner = [v for v in vars(config).values() if hasattr(v, "_attn_implementation")]
         configs += [v for v in inner if not any(v is c for c in configs)]
