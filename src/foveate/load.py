@@ -299,7 +299,8 @@ def _load_folder(
     try:
         config = transformers.AutoConfig.from_pretrained(source)
     except Exception as error:
-        if not local and importlib.util.find_spec("diffusers") and _is_pipeline(source):
+        there = "does not appear to have" in str(error)  # a repository without a config.json
+        if there and importlib.util.find_spec("diffusers") and _is_pipeline(source):
             return _load_pipeline(source, dtype, attn_implementation, device), None
         where = (
             "its config.json cannot be read"
@@ -413,10 +414,11 @@ def _processor(source: str, model: Any, asked: str) -> Any:
 
 
 @contextmanager
-def _no_progress_bar(logging: Any = None) -> Iterator[None]:
+def _no_progress_bar(of: Any = None) -> Iterator[None]:
     """Loading a cached file takes a moment: no bar for it. The user's setting is put back."""
-    if logging is None:
-        from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
+
+    logging = of or transformers_logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

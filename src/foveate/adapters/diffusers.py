@@ -62,19 +62,24 @@ def is_model(module: nn.Module) -> bool:
     return hasattr(module, "register_to_config") and hasattr(module, "config")
 
 
+def _parameters(module: nn.Module) -> tuple[str, ...]:
+    cls: type = type(module)
+    return _parameters_of(cls)
+
+
 @cache
-def _parameters(cls: type) -> tuple[str, ...]:
+def _parameters_of(cls: type) -> tuple[str, ...]:
     return tuple(inspect.signature(cls.forward).parameters)[1:]  # type: ignore[attr-defined]
 
 
 def denoises(module: nn.Module) -> bool:
     """Whether this is a denoiser: a model of diffusers that is told a time."""
-    return is_model(module) and "timestep" in _parameters(type(module))
+    return is_model(module) and "timestep" in _parameters(module)
 
 
 def given(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What a denoiser was called with, by name."""
-    return dict(zip(_parameters(type(module)), args, strict=False)) | dict(kwargs)
+    return dict(zip(_parameters(module), args, strict=False)) | dict(kwargs)
 
 
 def order_of(model: nn.Module) -> str | None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ..errors import FoveateError
 from . import processors
 from .calls import Base
 from .dispatch import Own, idle, passed, route, switch, untraced
@@ -170,6 +171,11 @@ def _dispatched(
     assert owner is not None
     if idle(owner):
         return own(query, key, value)
+    if rest.get("parallel_config") is not None:
+        raise FoveateError(
+            f"{type(owner).__name__} attends in parts on several devices (context parallelism), of "
+            "which foveate would see one: load the model without it, or attach without methods."
+        )
     mask = attn_mask  # [B, Sk] says which keys there are
     if isinstance(mask, Tensor) and mask.shape == (query.shape[0], key.shape[1]):
         mask = mask[:, None, None]

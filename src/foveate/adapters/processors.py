@@ -28,7 +28,7 @@ _MARK = "_foveate_stands_for"
 def holder_of(module: nn.Module) -> dict[str, Any]:
     """The dict of a module that has its processor: modules are kept apart from the rest."""
     held: dict[str, Any] = vars(module)
-    return held if "processor" in held else module._modules  # type: ignore[return-value]
+    return held if "processor" in held else module._modules
 
 
 def processor_of(module: nn.Module) -> Any:
@@ -52,7 +52,7 @@ def reach_of(processor: Any) -> str | None:
     None for what has no softmax (linear attention), hands its tensors to a kernel of its own, or
     attends in slices of heads that nothing tells apart.
     """
-    cls = type(processor)
+    cls: type = type(processor)
     code = functions(cls).values()
     if any(mentions(function, ("slice_size",)) for function in code):
         return None
@@ -77,7 +77,7 @@ def twin(processor: Any, replace: Mapping[str, Callable[..., Any]]) -> Any:
         Of a subclass of the same name, on the very ``__dict__``: parameters, hooks and settings are
         shared. Copies and pickles of it are those of ``processor``.
     """
-    cls = type(processor)
+    cls: type = type(processor)
     body: dict[str, Any] = {
         name: copied(function, replace)
         for name, function in functions(cls).items()
@@ -87,7 +87,7 @@ def twin(processor: Any, replace: Mapping[str, Callable[..., Any]]) -> Any:
     body["__deepcopy__"] = lambda self, memo: copy.deepcopy(processor, memo)
     body["__reduce_ex__"] = lambda self, protocol: (_itself, (processor,))
     body[_MARK] = processor
-    made = object.__new__(type(cls.__name__, (cls,), body))
+    made: Any = object.__new__(type(cls.__name__, (cls,), body))
     object.__setattr__(made, "__dict__", vars(processor))
     return made
 

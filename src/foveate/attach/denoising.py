@@ -90,9 +90,8 @@ class Denoising:
             step, time = self._step, self._time
         else:
             time = float(time.max()) if isinstance(time, Tensor) else float(time)
-            step = self._scheduled(time)
-            if step is None:
-                step = self._counted(time)
+            scheduled = self._scheduled(time)
+            step = self._counted(time) if scheduled is None else scheduled
         parts = None if partial else self._parts(latents)
         return Moment(
             step=step,
@@ -151,7 +150,8 @@ class Denoising:
         pipe = self._pipeline
         if pipe is None:
             return None
-        doubles, negative_first = _guides(type(pipe))
+        cls: type = type(pipe)
+        doubles, negative_first = _guides(cls)
         guided = getattr(pipe, "do_classifier_free_guidance", None)
         if getattr(pipe, "do_perturbed_attention_guidance", False):
             return 3 if guided else 1  # negative, prompt, prompt again

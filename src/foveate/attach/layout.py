@@ -111,8 +111,8 @@ class Layout:
         device = self.shapes.device
         if name not in regions.masks:
             at = torch.arange(total, device=device)
-            start, stop = spans[name]
-            return (at >= start) & (at < stop)
+            first, stop = spans[name]
+            return (at >= first) & (at < stop)
         start = self._start(regions, name, keys)
         assert isinstance(start, int)
         mask = regions.masks[name]

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from ..adapters.calls import where
 from ..adapters.diffusers import denoises, takes_image_prompts
@@ -57,6 +57,7 @@ class Session:
         self._steps = dict.fromkeys(self._kinds, 0)
         self._begun: dict[str, int] = {}  # length of a stack's first forward
         self._born: dict[str, int] = {}  # where its prefill ended
+        self._ends: dict[str, int] = {}  # where the forward before ended
         self._reached: set[str] = set()
         self._fitted: set[tuple[int, str]] = set()
         self._missed: dict[tuple[int, str], tuple[Any, str]] = {}
@@ -95,6 +96,7 @@ class Session:
                 wants = getattr(getattr(module, "config", None), "output_attentions", False)
             past = _past(module, args, kwargs)
             self._local.frame = frame = Frame(module, attentions=bool(wants), past=past)
+            self._local.loose = None
         if moment is not None:
             frame.moment, frame.recording = moment, moment.main
 
@@ -159,14 +161,24 @@ class Session:
                     "run the whole stack."
                 )
 
-    def _frame(self) -> Frame:
+    def _frame(self, place: Place | None = None, queries: Size | None = None) -> Frame:
+        """The forward in progress; of a call: its place and its queries' shape."""
         frame = getattr(self._local, "frame", None)
-        if frame is None:
-            # a module called by itself, or a checkpoint recomputed in a backward (recorded already)
-            again = torch._C._current_graph_task_id() != -1
-            frame = Frame(None, recording=not again)
-            if again and self._denoisers:
+        if frame is not None:
+            return frame
+        if torch._C._current_graph_task_id() != -1:  # recomputed in a backward: recorded already
+            frame = Frame(None, recording=False)
+            if self._denoisers:
                 frame.moment = self._moment_again()
+            return frame
+        # modules called by themselves, not through the model: a forward until one comes again
+        if place is None or queries is None:
+            return Frame(None)
+        frame = getattr(self._local, "loose", None)
+        time = None if frame is None else frame.times.get(place.site.stack)
+        other = time is not None and (time.batch, time.length) != (queries[0], queries[2])
+        if frame is None or id(place) in frame.hits or other:
+            self._local.loose = frame = Frame(None)
         return frame
 
     # -- fits --------------------------------------------------------------------------------------
@@ -219,7 +231,7 @@ class Session:
     ) -> Visit | None:
         """See :class:`foveate.adapters.dispatch.Listener`."""
         place = self._places[id(module)]
-        frame = self._frame()
+        frame = self._frame(place, q.shape)
         site = place.site
         hits = frame.hits.get(id(place), 0)
         if site.denoiser and self._on_pictures(frame.moment, site, k, hits):
@@ -297,6 +309,11 @@ class Session:
         if astray and frame.past is not None:
             q_start = frame.past
         time = frame.times.get(site.stack)
+        if _unheard(frame, site, mask):
+            keys = frame.keys.setdefault(site.stack, k.shape[2])
+            astray = astray or keys != k.shape[2]  # not the tokens of the layers before
+            if time is None and queries == 1 and 0 < q_start < self._ends.get(site.stack, 0):
+                frame.lost[site.stack] = self._ends[site.stack]
         if time is None:
             self._reached.add(site.stack)
             if frame.recording and q_start == 0 and site.kind != "cross":
@@ -309,6 +326,7 @@ class Session:
                 if frame.decoder is None:
                     frame.decoder, frame.decoder_mask = time, mask
                 if frame.recording:
+                    self._ends[site.stack] = q_start + queries
                     self._steps[site.stack] = step
                     self.seen = max(self.seen, q_start + queries)
                     if decode:  # behind a prefill that ran before: what is there was not generated
@@ -351,11 +369,19 @@ class Session:
             if astray:
                 why = f"the keys of {site.name} are not the tokens alone, in their places"
                 views.misfits = dict.fromkeys(self.regions.names, why)
+            views.lost = frame.lost.get(site.stack)
             frame.cache[key] = views
         return views
 
     def misfit(self, method: Any, name: str, views: Views) -> str | None:
         """Why a region does not fit here, or None; noted either way."""
+        if views.lost is not None:
+            raise FoveateError(
+                f"{method!r} speaks of region {name!r}, and the model went back: it had come to "
+                f"position {views.lost}, and its keys now end before. A cache that rolls, or was "
+                "cut, does not say which tokens its keys are: let the cache grow, or give each "
+                "sequence an attach block of its own."
+            )
         index = next(i for i, (m, _) in enumerate(self._scopes) if m is method)
         why = views.misfits.get(name)
         if why is None:
@@ -375,11 +401,18 @@ def _past(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> int | None
     """How many tokens a forward's cache holds before it; None where nobody says."""
     cache = kwargs.get("past_key_values")
     if cache is None:
-        return 0 if len(args) <= 1 and _takes_past(type(module)) else None
+        cls: type = type(module)
+        return 0 if len(args) <= 1 and _takes_past(cls) else None
     try:
         return int(cache.get_seq_length())
     except (AttributeError, TypeError, ValueError):  # another's cache; one of linear layers alone
         return None
+
+
+def _unheard(frame: Frame, site: Site, mask: Any) -> bool:
+    """Whether nobody but a decoder's keys themselves says where they are."""
+    told = isinstance(mask, MaskInfo) or frame.past is not None or site.reach == "interface"
+    return site.kind == "decoder" and not told
 
 
 def _astray(frame: Frame, site: Site, mask: Any, q_start: int) -> bool:
