@@ -43,7 +43,9 @@ REGISTRY = "ALL_ATTENTION_FUNCTIONS"
 _dispatchers: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
 
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_q_heads", "heads")
-_CROSS = re.compile(r"cross|enc_?dec|encoder_attn|encoder_decoder|multihead_attn$")
+_CROSS = re.compile(
+    r"cross|enc_?dec|encoder_attn|encoder_decoder|multihead_attn$|(src|source|memory|context)_att"
+)
 _VISION = re.compile(r"^(vision|visual|vit$|image_)")
 _AUDIO = re.compile(r"^audio")
 _TEXT = re.compile(r"^text_(model|encoder)")

@@ -36,6 +36,8 @@ class Frame:
     hits: dict[int, int] = field(default_factory=dict)  # id(place) -> calls in this forward
     stacks: dict[str, int] = field(default_factory=dict)  # sites reached
     times: dict[str, Time] = field(default_factory=dict)
+    keys: dict[str, int] = field(default_factory=dict)  # of a stack's first layer, hand-written
+    lost: dict[str, int] = field(default_factory=dict)  # stacks whose cache went back, from where
     decoder: Time | None = None
     decoder_mask: Any = None
     edited: int = 0

@@ -197,6 +197,7 @@ class Views(Mapping[str, Tensor]):
         self._device = device
         self._layout = layout  # of a denoiser's call
         self._cut: dict[str, Tensor] = {}
+        self.lost: int | None = None  # where the tokens had come to, if the keys went back
         self.misfits = {}
         for name in regions.names:
             if layout is not None:

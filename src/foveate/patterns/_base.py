@@ -318,7 +318,7 @@ class Moved(Pattern):
         if isinstance(self.by, int):
             moves = [self.by]
         else:
-            moves = [int(self.by.min()), int(self.by.max())]
+            moves = self.by.tolist()  # all: ranges that go by documents do not follow the extremes
         lows, highs = [], []
         for by in dict.fromkeys(moves):
             low, high = self.of.key_range(q_start + by, q_stop + by, keys + by)

@@ -304,6 +304,7 @@ class CrossShaped(_OnGrid):
 
     grid: tuple[int, ...]
     stripe: int
+    heads: int | None  # a field: what differs in it is not equal
 
     def __init__(self, grid: Sequence[int], stripe: int, heads: int) -> None:
         self._set_grid("CrossShaped", grid)

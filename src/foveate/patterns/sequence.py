@@ -188,7 +188,8 @@ class Documents(Pattern):
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
         ends = [0, *self._ends.tolist()]
         low = max(end for end in ends if end <= max(q_start, 0))
-        high = min((end for end in ends if end >= q_stop), default=keys)
+        # what stands before the first token (padding) is of the first document
+        high = min((end for end in ends if end >= max(q_stop, 1)), default=keys)
         return min(low, keys), min(high, keys)
 
 
