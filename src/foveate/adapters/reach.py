@@ -197,7 +197,8 @@ def _replaced(module: nn.Module) -> bool:
 
     As accelerate's hooks replace ``forward``: a copy of the class's code would leave them out.
     """
-    for name in functions(type(module)):
+    cls: type = type(module)
+    for name in functions(cls):
         value = vars(module).get(name)
         if getattr(value, "foveate_over", value) is not None:
             return True

@@ -165,7 +165,7 @@ def copied(function: FunctionType, replace: Mapping[str, Any], deep: int = _DEEP
     if mentions(function, tuple(replace)):
         for name in named(function):
             value = own.get(name)
-            if _is_torch(value):
+            if isinstance(value, ModuleType) and _is_torch(value):
                 names[name] = _stand_in(value, replace)
         for name, known in _aliases(function, replace).items():
             if native(own[name], known):
