@@ -8,7 +8,7 @@ size run as one batch. Never a mask of queries × keys: what is held is what is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -74,11 +74,24 @@ class Cut:
 
 def cut(pattern: Pattern, causal: bool, q_offset: int, Sq: int, Sk: int) -> Cut | None:
     """Cut a pattern; None where its masks would take too much memory."""
-    name: Any = pattern
-    try:
-        return _cached(name, causal, q_offset, Sq, Sk)
-    except TypeError:  # a pattern that does not hash
+    if not _is_value(pattern):  # it may say otherwise next time, or never come again
         return _cut(pattern, causal, q_offset, Sq, Sk)
+    name: Any = pattern
+    return _cached(name, causal, q_offset, Sq, Sk)
+
+
+def _is_value(thing: Any) -> bool:
+    """Whether equal things are the same for good: plain values, and frozen patterns of these."""
+    if thing is None or isinstance(thing, int | float | str):
+        return True
+    if isinstance(thing, tuple):
+        return all(map(_is_value, thing))
+    how = getattr(thing, "__dataclass_params__", None)
+    if how is None or not (how.frozen and how.eq):
+        return False
+    compared = {field.name for field in fields(thing) if field.compare}
+    others = set(vars(thing)) - {field.name for field in fields(thing)} - {"heads"}
+    return not others and all(_is_value(getattr(thing, name)) for name in compared)
 
 
 @lru_cache(maxsize=32)
