@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: help demo test test-oldest check docs bench clean
+.PHONY: help demo test test-oldest test-newest check docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -47,7 +47,10 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test-oldest:
-	scripts/versions.sh oldest
+	PYTHON=$(PYTHON) scripts/versions.sh oldest
+
+test-newest:
+	PYTHON=$(PYTHON) scripts/versions.sh newest
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

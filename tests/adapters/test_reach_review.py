@@ -10,11 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-import foveate as fv
-from foveate.adapters.sites import sites, unreachable
-from foveate.errors import FoveateError
 from tests.adapters.test_modules import (
     GPT,
     IDS,
@@ -28,6 +23,11 @@ from tests.adapters.test_modules import (
     oracle,
     through,
 )
+from torch import Tensor, nn
+
+import foveate as fv
+from foveate.adapters.sites import sites, unreachable
+from foveate.errors import FoveateError
 
 HIDDEN = torch.ones(S, S, dtype=torch.bool).triu(1)
 
@@ -140,7 +140,7 @@ class FromObject(By):
 
 class ByGetattr(By):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return getattr(F, "scaled_dot_product_attention")(q, k, v, is_causal=True)  # noqa: B009
+        return getattr(F, "scaled_dot_product_attention")(q, k, v, is_causal=True)
 
 
 class ImportsThen(By):
@@ -244,3 +244,167 @@ def test_a_scripted_module_is_told_of() -> None:
 
 def test_a_causal_call_with_starred_arguments_is_a_decoders() -> None:
     assert {site.kind for site in sites(gpt(Attention))} == {"decoder"}
+
+
+# -- what was silently another thing ---------------------------------------------------------------
+@torch.no_grad()
+def test_a_gates_softmax_is_no_attention() -> None:
+    class Gated(Written):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.gate = nn.Linear(D, S)
+
+        def shares(self, x: Tensor) -> Tensor:
+            return self.gate(x).softmax(-1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 + self.shares(x)[..., 2:3])
+
+    class ByHand(Gated):
+        def shares(self, x: Tensor) -> Tensor:
+            return (y := self.gate(x).exp()) / y.sum(-1, keepdim=True)
+
+    outs = []
+    for cls in (Gated, ByHand):
+        model = gpt(Attention)
+        for block in model.h:
+            gated = cls()
+            gated.load_state_dict(block.attn.state_dict(), strict=False)
+            block.attn = gated
+        methods = fv.Emphasize("r", gain=5.0), fv.Measure(fv.mass("r"))
+        with fv.attach(model, *methods, regions=REGION):
+            outs.append(model(IDS))
+    assert torch.allclose(outs[0], outs[1], atol=1e-5)
+
+
+@torch.no_grad()
+def test_autocast_sees_rotated_queries_of_another_kind() -> None:
+    class Rotated(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.heads(x)
+            return self.out(F.scaled_dot_product_attention(q.float(), k.float(), v, is_causal=True))
+
+    model = gpt(Rotated)
+    want, _ = oracle(gpt(Attention), 5.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        base = model(IDS)
+        with fv.attach(model):
+            assert torch.equal(model(IDS), base)
+        with fv.attach(model, fv.Emphasize("r", gain=5.0), regions=REGION):
+            got = model(IDS)
+    assert got.dtype == base.dtype
+    assert torch.allclose(got.double(), want, atol=5e-2)
+
+
+@torch.no_grad()
+def test_keys_that_are_broadcast_over_the_batch() -> None:
+    class OneMemory(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.heads(x)
+            return self.out(F.scaled_dot_product_attention(q, k[:1, :1], v[:1, :1]))
+
+    class Repeated(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.heads(x)
+            k, v = (part[:1, :1].repeat(2, H, 1, 1) for part in (k, v))
+            return self.out(F.scaled_dot_product_attention(q, k, v))
+
+    outs = []
+    for cls in (OneMemory, Repeated):
+        model = gpt(cls)
+        base = model(IDS)
+        with fv.attach(model):
+            assert torch.equal(model(IDS), base)
+        with fv.attach(model, fv.Emphasize("r", gain=5.0), regions=REGION):
+            outs.append(model(IDS))
+    assert torch.allclose(outs[0], outs[1], atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_function_under_a_users_patch_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.adapters.test_modules import Decorated
+
+    plain = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: plain(*a, **k) * 2)
+    model = gpt(Decorated)
+    base = model(IDS)
+    with fv.attach(model, fv.Measure(fv.entropy())):
+        assert torch.allclose(model(IDS), base, atol=1e-5)
+
+
+# -- time and place in hand-written decoders -------------------------------------------------------
+class Cached(Attention):
+    """Keeps its keys; a decoder that is called step by step."""
+
+    rolling = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.heads(x)
+        if (kept := getattr(self, "kept", None)) is not None:
+            k, v = torch.cat([kept[0], k], 2), torch.cat([kept[1], v], 2)
+        k, v = k[:, :, -self.rolling :], v[:, :, -self.rolling :]
+        self.kept = k, v
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1))
+
+
+def steps(model: GPT, call: Any) -> Tensor:
+    outs = [call(IDS[:, :5]), *(call(IDS[:, i : i + 1]) for i in range(5, S))]
+    for block in model.h:
+        block.attn.kept = None
+    return torch.cat(outs, 1)
+
+
+@pytest.mark.parametrize("through_hooks", [True, False])
+@torch.no_grad()
+def test_steps_are_counted_by_forwards(through_hooks: bool) -> None:
+    """Where the model's own ``forward`` is called by another of its functions, no hook runs."""
+    model = gpt(Cached)
+    call = model if through_hooks else model.forward
+    want, mass = oracle(gpt(Attention), 5.0)
+    region = {"r": REGION["r"][:5]}
+    methods = fv.Emphasize("r", gain=5.0), fv.Measure(fv.mass("r"))
+    with fv.attach(model, *methods, regions=region) as run:
+        got = steps(model, call)
+    assert torch.allclose(got.double(), want, atol=1e-5)
+    assert torch.allclose(run.results["mass:r"].prefill.double(), mass[..., :5], atol=1e-6)
+    assert torch.allclose(run.results["mass:r"].decode.double(), mass[..., 5:], atol=1e-6)
+    with fv.attach(model, fv.Emphasize("r", gain=5.0, phase="decode", steps=[2]), regions=region):
+        got = steps(model, call)
+    plain = steps(model, model)
+    assert torch.allclose(got[:, :6], plain[:, :6], atol=1e-5)
+    assert not torch.allclose(got[:, 6], plain[:, 6], atol=1e-2)
+
+
+@torch.no_grad()
+def test_a_cache_that_rolls_is_refused_where_regions_are_meant() -> None:
+    model = gpt(Cached)
+    for block in model.h:
+        block.attn.rolling = 6
+    region = {"r": REGION["r"][:5]}
+    with pytest.raises(FoveateError, match=r"'r', and the model went back.*position 6"):
+        with fv.attach(model, fv.Emphasize("r", gain=5.0), regions=region):
+            steps(model, model)
+    for block in model.h:
+        block.attn.kept = None
+    with fv.attach(model, fv.Measure(fv.entropy())) as run:
+        steps(model, model)
+    assert run.results["entropy"].decode.shape == (2, 2, H, 4)
+
+
+@torch.no_grad()
+def test_foreign_keys_among_the_decoders_are_passed_over() -> None:
+    class OnMemory(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.memory is None:
+                return self.out(F.scaled_dot_product_attention(*self.heads(x), is_causal=True))
+            q, (_, k, v) = self.heads(x)[0], self.heads(self.memory)
+            return self.out(F.scaled_dot_product_attention(q, k, v))
+
+    model = gpt(OnMemory)
+    model.h[0].attn.memory, model.h[1].attn.memory = None, torch.randn(2, 4, D)
+    with fv.attach(model, fv.Emphasize("r", gain=5.0), regions=REGION) as run:
+        got = model(IDS)
+    assert "h.1.attn are not the tokens" in repr(run.coverage)
+    with fv.attach(model, fv.Emphasize("r", gain=5.0, layers=[0]), regions=REGION):
+        assert torch.allclose(model(IDS), got, atol=1e-6)
