@@ -179,7 +179,20 @@ def _closures(module: Any, function: Any) -> list[type[Attention]]:
     return [OfModule, OfFunction]
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """As "The Annotated Transformer" has it."""
+    scores = q @ k.transpose(-2, -1) / q.size(-1) ** 0.5
+    weights = scores.masked_fill(mask == 0, -1e9).softmax(dim=-1)
+    return weights @ v, weights
+
+
+class Annotated(By):
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, k, v, ~HIDDEN)[0]
+
+
 WAYS = [
+    Annotated,
     Static, OfTheClass, Property, PartMethod, Kept, KeptObject, OnTheClass, Default, FromTable,
     FromList, FromObject, ByGetattr, ImportsThen, Elsewhere, SameName, SameNameInModule,
     *_closures(F, F.scaled_dot_product_attention),
@@ -408,3 +421,44 @@ def test_foreign_keys_among_the_decoders_are_passed_over() -> None:
     assert "h.1.attn are not the tokens" in repr(run.coverage)
     with fv.attach(model, fv.Emphasize("r", gain=5.0, layers=[0]), regions=REGION):
         assert torch.allclose(model(IDS), got, atol=1e-6)
+
+
+@torch.no_grad()
+def test_torchs_encoder_does_not_pack_what_is_padded() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(D, H, 48, batch_first=True), 2).eval()
+    before = [dict(vars(module)) for module in model.modules()]
+    x, padding = torch.randn(2, S, D), torch.zeros(2, S, dtype=torch.bool)
+    padding[1, 6:] = True
+    want = model(x, src_key_padding_mask=padding)
+    regions = REGION | {"padding": padding}
+    with fv.attach(model, fv.Measure(fv.mass("padding")), regions=regions) as run:
+        got = model(x, src_key_padding_mask=padding)
+    assert torch.allclose(got[~padding], want[~padding], atol=1e-5)
+    assert not run.results["mass:padding"].prefill.any()
+    assert torch.equal(model(x, src_key_padding_mask=padding), want)
+    assert [dict(vars(module)) for module in model.modules()] == before
+
+
+@torch.no_grad()
+def test_nested_tensors_pass_and_are_not_measured() -> None:
+    class OnSeveral(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x)
+
+    rows = [torch.randn(H, n, 8) for n in (5, 7)]
+    x = torch.nested.nested_tensor(rows)
+    model = OnSeveral()
+    want = model(x)
+    with fv.attach(model):
+        assert all(map(torch.equal, model(x).unbind(), want.unbind()))
+    with pytest.raises(FoveateError, match="no attention to edit or measure"):
+        with fv.attach(model, fv.Measure(fv.entropy())):
+            model(x)
+
+
+@torch.no_grad()
+def test_a_model_on_the_meta_device() -> None:
+    model = gpt(Attention).to("meta")
+    with fv.attach(model, fv.Emphasize("r", gain=5.0), regions=REGION):
+        assert model(IDS.to("meta")).shape == (2, S, D)

@@ -33,6 +33,8 @@ def connect(
     for module in model.modules():
         if vars(module).get("_compiled_call_impl") is not None:  # module.compile()
             switch(module, "_compiled_call_impl", None, listener, undo)
+        if isinstance(module, nn.TransformerEncoder):  # packs for fused layers: see modules._slow
+            switch(module, "use_nested_tensor", False, listener, undo)
     for site in sites:
         if site.reach != "interface":
             modules.connect(listener, site.module, site.reach, undo)

@@ -134,7 +134,12 @@ def _attends(cls: type) -> bool:
 
 @cache
 def _softmaxes(cls: type) -> bool:
-    return any(mentions(function, _SOFTMAX) for function in _code(cls))
+    if any(mentions(function, _SOFTMAX) for function in _code(cls)):
+        return True
+    # in a function beside the class, ``attention(q, k, v)``; libraries' files are full of others
+    return cls.__module__.split(".")[0] not in _LIBRARIES and any(
+        calls(function, _SOFTMAX) for function in _code(cls)
+    )
 
 
 @cache

@@ -78,7 +78,7 @@ class Plan:
         if self.output == "reference":
             return reference.run(self.program, q, k, v)
         kind = self.shapes.device.type
-        if torch.is_autocast_enabled(kind):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             # The kernels are told their precision here; autocast would lower that of statistics.
             with torch.autocast(kind, enabled=False):
                 return self._fresh()._run(q, k, v)
