@@ -462,3 +462,57 @@ def test_a_model_on_the_meta_device() -> None:
     model = gpt(Attention).to("meta")
     with fv.attach(model, fv.Emphasize("r", gain=5.0), regions=REGION):
         assert model(IDS.to("meta")).shape == (2, S, D)
+
+
+# -- rows that see nothing, rows that begin later --------------------------------------------------
+@torch.no_grad()
+def test_a_row_that_the_model_blinds_by_the_dtypes_minimum_is_the_models() -> None:
+    class Blind(Written):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.heads(x)
+            scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+            hidden = HIDDEN.clone()
+            hidden[2] = True
+            scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+            return self.out(scores.softmax(-1) @ v)
+
+    model = gpt(Blind)
+    want = model(IDS)
+    with fv.attach(model, fv.Measure(fv.entropy(), fv.mass("r")), regions=REGION) as run:
+        assert torch.allclose(model(IDS), want, atol=1e-5)
+    assert not run.results["mass:r"].prefill[..., 2].any()
+
+
+@pytest.mark.parametrize("additive", [True, False])
+@torch.no_grad()
+def test_a_pattern_counts_from_the_first_real_token_of_a_prepared_mask(additive: bool) -> None:
+    real = torch.ones(2, S, dtype=torch.bool)
+    real[1, :2] = False
+    seen = (~HIDDEN) & real[:, None, None]
+
+    class Padded(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf) if additive else seen
+            return self.out(F.scaled_dot_product_attention(*self.heads(x), attn_mask=mask))
+
+    padded, plain = gpt(Padded), gpt(Attention)
+    with fv.attach(padded, fv.patterns.Strided(3, 1)):
+        got = padded(IDS)
+    with fv.attach(plain, fv.patterns.Strided(3, 1)):
+        want = plain(IDS[1:, 2:])
+    assert torch.allclose(got[1, 2:], want[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_scores_with_the_heads_behind_the_queries_are_refused_at_any_length() -> None:
+    class Behind(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (part.transpose(1, 2) for part in self.heads(x))
+            scores = torch.einsum("bqhd,bkhd->bqhk", q, k)
+            return self.out(torch.einsum("bqhk,bkhd->bhqd", scores.softmax(-1), v))
+
+    model = gpt(Behind)
+    for length in (S, 1):
+        with pytest.raises(FoveateError, match="no attention to edit or measure"):
+            with fv.attach(model, fv.Measure(fv.entropy())):
+                model(IDS[:, :length])

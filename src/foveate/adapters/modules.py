@@ -197,10 +197,18 @@ def _softmax(
     x = fold(scores)
     if heads is not None and x.shape[1] not in (1, heads):
         return None
+    if scores.dim() == 4 and x.shape[1] == 1 < x.shape[2] == heads:  # [B, Sq, H, Sk], one query
+        return None
     like = x.new_zeros(()).expand(*x.shape[:2], x.shape[3], 1)
     own = Own(lambda q, k, v: native(), _identity, "sdpa", {}, False, _nothing, scores=True)
     out, given = route(module, like[:, :, :1].expand(*x.shape[:3], 1), like, like, x, own)
-    return given if out is None else fold.back(out).to(dtype or scores.dtype)
+    if out is None:
+        return given  # type: ignore[no-any-return]
+    out = fold.back(out).to(dtype or scores.dtype)
+    # a row with every score at the dtype's minimum sees nothing; the model looks everywhere then
+    top = scores.detach().amax(-1, keepdim=True)
+    blind = (top < torch.finfo(scores.dtype).min / 2) & (top > -torch.inf)
+    return torch.where(blind, native().to(out.dtype), out) if bool(blind.any()) else out
 
 
 def _identity(x: Tensor) -> Tensor:

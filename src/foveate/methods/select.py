@@ -81,11 +81,19 @@ class Select(Method):
 
 def _origin(program: Program, call: Call) -> int | Tensor:
     """What to add to a key's index so that a row's first real token is 0."""
-    if call.kv_offset or program.key_bias is None:  # a cache that slid has let go of the padding
+    if call.kv_offset:  # a cache that slid has let go of the padding
         return call.kv_offset
-    bias = program.key_bias.reshape(-1, *program.key_bias.shape[-2:])[:, 0]
-    seen = ~hidden(bias)
+    if program.key_bias is not None:
+        bias = program.key_bias.reshape(-1, *program.key_bias.shape[-2:])[:, 0]
+        seen = ~hidden(bias)
+    elif program.bias is not None:  # a prepared mask, causal and padded: whatever any query sees
+        bias = program.bias.reshape(-1, *program.bias.shape[-3:])
+        seen = (bias if bias.dtype == torch.bool else ~hidden(bias)).flatten(1, 2).any(1)
+    else:
+        return 0
     first = torch.where(seen.any(-1), seen.int().argmax(-1), 0)
+    if program.bias is not None and call.q_offset:  # what no row sees, a window has left behind
+        first = first - first.min()
     return -first if bool(first.any()) else 0
 
 
