@@ -203,7 +203,7 @@ def _softmax(
     own = Own(lambda q, k, v: native(), _identity, "sdpa", {}, False, _nothing, scores=True)
     out, given = route(module, like[:, :, :1].expand(*x.shape[:3], 1), like, like, x, own)
     if out is None:
-        return given  # type: ignore[no-any-return]
+        return given
     out = fold.back(out).to(dtype or scores.dtype)
     # a row with every score at the dtype's minimum sees nothing; the model looks everywhere then
     top = scores.detach().amax(-1, keepdim=True)
