@@ -135,7 +135,7 @@ def test_patterns_with_gains_and_measures_are_the_references(
 ) -> None:
     torch.manual_seed(0)
     r = random.Random(11)
-    for _ in range(25):
+    for _ in range(8):
         pattern = _any(r)
         queries, keys = r.choice([1, 5, 24, 150]), r.choice([24, 160])
         heads = pattern.heads or 4
