@@ -154,7 +154,7 @@ def test_attention_under_a_pattern_is_that_of_its_mask(pattern: Pattern) -> None
         (lambda: SlidingWindow(2.5), "whole number"),
         (lambda: Dilated(4, 0), "dilation=0"),
         (lambda: Strided(0), "stride=0"),
-        (lambda: Documents([]), "lengths were wanted"),
+        (lambda: Documents([]), "list of the documents' lengths"),
         (lambda: Documents([3, 0]), "lengths=0"),
         (lambda: PrefixLM(0), "prefix=0"),
         (lambda: MultiWindow(5), "a window for every head"),

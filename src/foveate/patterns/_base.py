@@ -149,6 +149,14 @@ def whole(who: str, name: str, value: Any, least: int = 1) -> int:
     return value
 
 
+def several(who: str, name: str, given: Any, wanted: str) -> tuple[int, ...]:
+    """Whole numbers of at least 1, one or more."""
+    values = () if isinstance(given, int | str) else tuple(given)
+    if not values:
+        raise FoveateError(f"{who}({name}={given!r}): {wanted} was wanted.")
+    return tuple(whole(who, name, value) for value in values)
+
+
 def _pattern(other: object, operator: str) -> Pattern:
     if not isinstance(other, Pattern):
         raise FoveateError(

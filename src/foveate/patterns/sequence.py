@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import FoveateError
-from ._base import Pattern, whole
+from ._base import Pattern, several, whole
 
 __all__ = ["Causal", "Dilated", "Documents", "MultiWindow", "PrefixLM", "SlidingWindow", "Strided"]
 
@@ -168,14 +167,8 @@ class Documents(Pattern):
     _ends: Tensor = field(init=False, repr=False, compare=False)
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        given = tuple(lengths) if not isinstance(lengths, int | str) else ()
-        if not given:
-            raise FoveateError(
-                f"Documents(lengths={lengths!r}): the documents' lengths were wanted, such as "
-                "[120, 80]."
-            )
-        for length in given:
-            whole("Documents", "lengths", length)
+        wanted = "the list of the documents' lengths, such as [120, 80],"
+        given = several("Documents", "lengths", lengths, wanted)
         object.__setattr__(self, "lengths", given)
         object.__setattr__(self, "_ends", torch.tensor(given).cumsum(0))
 
@@ -228,14 +221,8 @@ class MultiWindow(Pattern):
     windows: tuple[int, ...]
 
     def __init__(self, windows: Sequence[int]) -> None:
-        given = tuple(windows) if not isinstance(windows, int | str) else ()
-        if not given:
-            raise FoveateError(
-                f"MultiWindow(windows={windows!r}): a window for every head was wanted, such as "
-                "[2, 5, 10, 25]."
-            )
-        for window in given:
-            whole("MultiWindow", "windows", window)
+        wanted = "a window for every head, such as [2, 5, 10, 25],"
+        given = several("MultiWindow", "windows", windows, wanted)
         object.__setattr__(self, "windows", given)
         object.__setattr__(self, "heads", len(given))
 
