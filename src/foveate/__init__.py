@@ -39,6 +39,7 @@ from .methods import (
 )
 from .patterns import SlidingWindow
 from .prompt import Prompt
+from .results import Results
 
 __version__ = "0.1.0"
 
@@ -67,6 +68,7 @@ __all__ = [
     # attach
     "attach",
     "Run",
+    "Results",
     "Emphasize",
     "Measure",
     "Hide",

@@ -324,6 +324,74 @@ def test_a_pickle_made_inside_the_block_is_a_plain_model(model: GPT) -> None:
     assert torch.allclose(pickle.loads(data)(IDS), want, atol=1e-6)
 
 
+class Unsaid(Attention):
+    """Does not say how many heads it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.n_head
+
+
+def test_heads_that_are_not_there_are_refused_at_the_first_call() -> None:
+    model = gpt(Unsaid)
+    assert sites(model)[0].heads is None
+    with pytest.raises(FoveateError, match=r"names head 9; h\.0\.attn attends with heads 0–3"):
+        with fv.attach(model, fv.Emphasize("r", gain=5.0, heads=[9]), regions=REGION):
+            model(IDS)
+    with fv.attach(model, fv.Emphasize("r", gain=5.0, heads=[-1]), regions=REGION):
+        last = model(IDS)
+    with fv.attach(model, fv.Emphasize("r", gain=5.0, heads=[3]), regions=REGION):
+        assert torch.equal(model(IDS), last)
+
+
+def test_heads_folded_into_the_batch_cannot_be_told_apart() -> None:
+    class Flat(Unsaid):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (part.flatten(0, 1) for part in self.heads(x))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.out(y.unflatten(0, (x.shape[0], H)))
+
+    with pytest.raises(FoveateError, match="heads folded into the batch"):
+        with fv.attach(model := gpt(Flat), fv.Measure(fv.entropy(), heads=[1])):
+            model(IDS)
+
+
+class Cached(Attention):
+    """Keeps what it has seen, and is handed its mask from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.heads(x)
+        if self.seen is not None:
+            k, v = (torch.cat([old, new], 2) for old, new in zip(self.seen, (k, v), strict=True))
+        self.seen = k, v
+        late = k.shape[2] - q.shape[2]
+        ones = torch.ones(q.shape[2], k.shape[2])
+        mask = (ones.cumsum(1) - ones.cumsum(0) <= late).to(torch.bool)
+        return self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+
+@torch.no_grad()
+def test_a_cache_that_grows_in_what_looks_like_an_encoder() -> None:
+    model = gpt(Cached)
+    assert {site.stack for site in sites(model)} == {"encoder"}
+    regions = {"r": torch.arange(S) < 3}
+    with pytest.raises(FoveateError, match=r"keys grow from 9 to 10 .*is_causal = True"):
+        with fv.attach(model, fv.Measure(fv.mass("r")), regions=regions):
+            model(IDS)
+            model(IDS[:, :1])
+    for block in model.h:
+        block.attn.is_causal, block.attn.seen = True, None
+    with fv.attach(model, fv.Measure(fv.mass("r")), regions=regions) as run:
+        model(IDS)
+        model(IDS[:, :1])
+    assert [call.phase for call in run.calls] == ["prefill", "decode"]
+    assert run.results["mass:r"].decode.shape == (2, 2, H, 1)
+
+
 def test_another_model_of_the_class_is_left_alone() -> None:
     model, other = gpt(Attention), gpt(Attention)
     want = other(IDS)

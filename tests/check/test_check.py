@@ -253,3 +253,25 @@ def test_a_snapshot_sees_every_change(what: str, monkeypatch: pytest.MonkeyPatch
     else:
         monkeypatch.setattr(torch.nn.functional, "softmax", lambda *a, **k: None)
     assert changed(before, snapshot(model))
+
+
+def test_torchs_fused_encoder_is_left_aside_on_both_sides() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = torch.nn.TransformerEncoder(layer, 2).eval()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    assert check(model, {"src": torch.randn(2, 5, 16)}).ok
+    assert torch.backends.mha.get_fastpath_enabled() == fused
+
+
+def test_a_model_that_answers_differently_when_asked_twice_shows_nothing() -> None:
+    class Counting(torch.nn.TransformerEncoder):
+        calls = 0
+
+        def forward(self, src: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            self.calls += 1
+            return super().forward(src) + self.calls
+
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    report = check(Counting(layer, 1).eval(), {"src": torch.randn(2, 5, 16)})
+    assert not report.ok

@@ -98,7 +98,7 @@ def test_failure_has_exit_status_1(run: Any) -> None:
         (["--class", "yours:tiny"], "names nothing that can be imported"),
         (["--class", "mine:big"], "names nothing that can be imported"),
         (["--class", "mine:number"], "is int; give a callable"),
-        (["--class", "mine:wants"], "called without arguments and refused"),
+        (["--class", "mine:wants"], "called without arguments and raised TypeError"),
         (["--class", "mine:nothing"], "gave int"),
     ],
 )

@@ -23,7 +23,18 @@ __all__ = ["causal", "functions", "reach", "rebindable"]
 
 # beside softmax itself: torch's own attention function, and DeBERTa's softmax in SEW-D
 _SOFTMAX = ("softmax", "Softmax", "XSoftmax", "multi_head_attention_forward")
-_CAUSAL = ("is_causal", "tril", "triu", "causal_mask")
+_CAUSAL = (
+    *("is_causal", "tril", "triu", "causal_mask"),
+    *(
+        "cache_k",
+        "k_cache",
+        "kv_cache",
+        "layer_past",
+        "past_key_value",
+        "past_key_values",
+        "past_kv",
+    ),
+)
 _FORMS = (staticmethod, classmethod, property, partialmethod, cached_property)
 _INSIDE = ("__func__", "fget", "func")
 _LIBRARIES = ("torch", "transformers", "diffusers", "timm")  # read module by module

@@ -131,6 +131,7 @@ class Place:
     alike: object = None  # places that compare equal are rewritten alike within one forward
     calls: int = 0
     edited: int = 0
+    keys: int | None = None  # of its last call
     why: dict[str, None] = field(default_factory=dict)
 
     def covered(self) -> Covered:

@@ -237,6 +237,8 @@ class Session:
         if site.denoiser and self._on_pictures(frame.moment, site, k, hits):
             return None
         self._count(frame, place)
+        if place.methods and site.kind == "encoder" and site.reach != "interface":
+            self._refuse_growing(place, q, k)
         if site.denoiser and not place.methods:  # no position to keep either
             if site.stack not in frame.times:
                 self._at_once(frame, site, q, k, 0)
@@ -252,6 +254,17 @@ class Session:
             if method.scope.now(call.phase, call.step):
                 return Visit(self, frame, place, call, (q, k, v), mask, hits, cache)
         return None
+
+    def _refuse_growing(self, place: Place, q: Tensor, k: Tensor) -> None:
+        """Refuse a cache that grows where an encoder was made out: its phases would be wrong."""
+        before, keys = place.keys, k.shape[2]
+        place.keys = keys
+        if before is not None and keys == before + q.shape[2]:
+            raise FoveateError(
+                f"{place.site.name} was taken for an encoder's attention, but its keys grow from "
+                f"{before} to {keys} as a decoder's cache does. Say so before attaching: "
+                f"model.get_submodule({place.site.name!r}).is_causal = True, on each such module."
+            )
 
     def idle(self, module: nn.Module) -> bool:
         """See :class:`foveate.adapters.dispatch.Listener`: not where methods are, or first.
@@ -281,8 +294,9 @@ class Session:
         """See :class:`foveate.adapters.dispatch.Listener`."""
         place = self._places[id(module)]
         why = (
-            "it mixes its tokens by a way of its own (channels attend to channels, a linear "
-            "attention, a kernel), which is no softmax over keys"
+            "foveate sees calls of softmax and of scaled_dot_product_attention, and this module "
+            "made none with an axis of keys (a linear attention, channels over channels, exp and "
+            "sum written out, a kernel of its own): no softmax over keys"
         )
         if place.methods:
             raise FoveateError(

@@ -170,5 +170,6 @@ def example_inputs(
     why = why or "its forward names inputs that are not known"
     raise FoveateError(
         f"No inputs could be made up for {type(model).__name__} (asked for: "
-        f"{', '.join(names) or 'nothing'}; {why}): give inputs=, a dict of its forward's arguments."
+        f"{', '.join(names) or 'nothing'}; {why}): give inputs=, a dict of its forward's "
+        "arguments (on the command line: --class module:factory, returning the model and the dict)."
     )

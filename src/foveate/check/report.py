@@ -10,6 +10,8 @@ from typing import Any
 __all__ = ["NOT_APPLICABLE", "Outcome", "Report", "Stack"]
 
 PASSED, FAILED, REFUSED, NOT_APPLICABLE = "passed", "failed", "refused", "not applicable"
+# Tests that show something of a stack's attention beyond its being left alone.
+SHOWS = frozenset({"gain 1", "gain on all keys", "masses", "gain", "maps"})
 _MARKS = {PASSED: "✓", FAILED: "✗", REFUSED: "–", NOT_APPLICABLE: "·"}
 
 
@@ -90,9 +92,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether something was tested, and nothing failed or was refused."""
+        """Whether passthrough and a test of every kind of gain held, and nothing failed."""
         states = {one.state for one in self.outcomes}
-        return PASSED in states and not states & {FAILED, REFUSED}
+        passed = {one.test for one in self.outcomes if one.state == PASSED}
+        shown = "passthrough" in passed and bool(passed & SHOWS)
+        return shown and not states & {FAILED, REFUSED}
 
     @property
     def failures(self) -> list[Outcome]:

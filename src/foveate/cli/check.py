@@ -93,10 +93,11 @@ def _made(path: str) -> tuple[nn.Module, Mapping[str, Any] | None]:
             raise FoveateError(f"--class {path!r} is {type(found).__name__}; give a callable.")
         try:
             made = found()
-        except TypeError as error:
+        except Exception as error:  # whatever a user's code raises is bad input, with its name
             raise FoveateError(
-                f"--class {path!r} was called without arguments and refused ({error}); give a "
-                "function of no arguments that returns the model, or (model, inputs)."
+                f"--class {path!r} was called without arguments and raised "
+                f"{type(error).__name__} ({error}); give a function of no arguments that returns "
+                "the model, or (model, inputs)."
             ) from error
     model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module) or not (inputs is None or isinstance(inputs, Mapping)):

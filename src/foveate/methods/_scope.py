@@ -161,7 +161,16 @@ class Scope:
     def heads_at(self, site: Site, count: int) -> tuple[int, ...] | None:
         """The heads meant at a site with ``count`` heads, ascending from 0; None for all."""
         heads = self.heads_of(site)
-        return None if heads is None else tuple(sorted({h % count for h in heads}))
+        if heads is None:
+            return None
+        for head in heads:  # of a site that did not say how many it has
+            if not -count <= head < count:
+                there = f"heads 0–{count - 1}" if count > 1 else "one head a call, head 0"
+                raise FoveateError(
+                    f"heads= names head {head}; {site.name} attends with {there}"
+                    + ("." if count > 1 else " (heads folded into the batch look like this).")
+                )
+        return tuple(sorted({h % count for h in heads}))
 
     def heads_of(self, site: Site) -> tuple[int, ...] | None:
         """The heads meant at a site, as they were given; None for all."""
