@@ -27,7 +27,6 @@ from foveate.catalog.deliver import deliver, interrupted
 from foveate.catalog.follow import follow, unfollow
 from foveate.catalog.follow_command import register
 from foveate.catalog.mail import Connection
-from foveate.errors import FoveateError
 
 SINCE = DAY.date() - datetime.timedelta(days=7)
 FORK = multiprocessing.get_context("fork")  # a process of its own without importing torch anew
@@ -234,16 +233,22 @@ def test_one_follower_s_failure_is_not_the_next_one_s(box: Box, tmp_path: Path) 
     follow("zebra eviction", "file", str(tmp_path / "p.md"))
     put("Zebra eviction")
     box.refuse = "451 later"
-    assert states(mail=True) == ["failed", "sent"]
+    assert states(mail=True) == ["sent", "failed"], "files first"
 
 
-def test_settings_that_are_no_good_stop_before_anything(tmp_path: Path) -> None:
-    follow("zebra eviction", "file", str(tmp_path / "p.md"))
+def test_settings_that_are_no_good_keep_nobody_else_from_theirs(tmp_path: Path) -> None:
+    page = tmp_path / "p.md"
     follow("zebra eviction", "mail", "ann@example.org")
+    follow("zebra eviction", "mail", "bob@example.org")
+    follow("zebra eviction", "file", str(page))
     put("Zebra eviction")
-    with pytest.raises(FoveateError, match="FOVEATE_SMTP_HOST"):
-        deliver(SINCE, mail=True)
-    assert recorded() == (0, 0)
+    app = typer.Typer()
+    register(app)
+    result = CliRunner().invoke(app, ["digest", "--mail", "--since", SINCE.isoformat()])
+    assert result.exit_code == 1 and result.stdout.startswith(f"file {page}: sent")
+    assert result.stdout.count("FOVEATE_SMTP_HOST") == 1, "told once"
+    assert "Zebra eviction" in page.read_text("utf-8")
+    assert recorded() == (1, 1), "of the mail nothing is recorded"
 
 
 # --- crashes, and two at once
@@ -382,5 +387,5 @@ def test_the_command_tells_each_follower_s_fate(
     assert failed.exit_code == 1 and "554 no" in failed.output
     box.refuse = None
     told = json.loads(run("--mail", "--json").output)
-    assert [one["state"] for one in told] == ["sent", "nothing new"]
+    assert [one["state"] for one in told] == ["nothing new", "sent"]
     assert "sesame" not in failed.output + shown.output + str(told)

@@ -102,6 +102,23 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         settings({}, tmp_path / "smtp.toml")
 
 
+def test_what_the_sentences_and_the_guide_say_to_write_can_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "smtp.toml"
+    file.write_text("host = smtp.example.org\n")
+    with pytest.raises(FoveateError, match="quotes") as told:
+        settings({}, file)
+    lines = [str(told.value).split("`")[1]]
+    file.write_text(lines[0])
+    with pytest.raises(FoveateError, match="mail needs 'from'") as told:
+        settings({}, file)
+    file.write_text("\n".join([*lines, str(told.value).split("`")[1]]))
+    assert settings({}, file).host == "smtp.example.org"
+    guide = Path(__file__).parents[2] / "docs" / "following.md"
+    file.write_text(guide.read_text("utf-8").split("```toml\n")[1].split("```")[0])
+    file.chmod(0o600)
+    assert settings({}, file).port == 587
+
+
 # --- the message
 
 

@@ -79,17 +79,17 @@ def deliver(
     Returns
     -------
     list of Delivery
-        One a follower; one that failed does not keep the others from theirs.
-
-    Raises
-    ------
-    FoveateError
-        If mail is to go out and its settings are no good.
+        One a follower, files and feeds before mail; one that failed does not keep the others
+        from theirs, nor do settings of mail that are no good.
     """
-    everybody = followers()
-    given = None
+    # Files and feeds first: what is wrong with mail keeps nobody else from theirs.
+    everybody = sorted(followers(), key=lambda one: one[0].by == "mail")
+    given: Settings | FoveateError | None = None
     if mail and not dry_run and any(one.by == "mail" for one, _ in everybody):
-        given = settings()
+        try:
+            given = settings()
+        except FoveateError as error:
+            given = error
     found = []
     for follower, queries in everybody:
         items = tuple(digest(queries, since, skip=_sent_to(follower), limit=limit))
@@ -98,9 +98,15 @@ def deliver(
             found.append(Delivery(follower, sends if items else "nothing new", items))
         elif follower.by == "mail" and given is None:
             found.append(Delivery(follower, "mail not asked for", items))
+        elif follower.by == "mail" and isinstance(given, FoveateError):
+            found.append(Delivery(follower, "failed", items, str(given)))
         else:
             try:
-                found.append(_bring(follower, items, given))
+                found.append(
+                    _mail(follower, items, given)
+                    if isinstance(given, Settings) and follower.by == "mail"
+                    else _write(follower, items)
+                )
             except Unsure as error:
                 found.append(Delivery(follower, "unsure", items, str(error)))
             except FoveateError as error:
@@ -130,14 +136,11 @@ def interrupted() -> list[tuple[Follower, str, list[str]]]:
     return found
 
 
-def _bring(follower: Follower, items: tuple[Item, ...], given: Settings | None) -> Delivery:
-    if follower.by != "mail":
-        return _write(follower, items)
+def _mail(follower: Follower, items: tuple[Item, ...], given: Settings) -> Delivery:
     if not items:
         return Delivery(follower, "nothing new")
     if _had_today(follower):  # looked at again when it is claimed; this spares a connection
         return Delivery(follower, "already today", items)
-    assert given is not None
     with connect(given) as server:
         with database().write() as db:
             claim, kept = _claim(db, follower, items, "sending")

@@ -115,8 +115,12 @@ def _digest(
     if json:
         print(jsonlib.dumps([asdict(one) for one in found]))
     else:
+        told: set[str] = set()
         for one in found:
             _tell(one, out, dry_run)
+            if one.why and one.why not in told:  # a setting that is missing is told once
+                out.print(f"  {one.why}", style="red")
+                told.add(one.why)
         for note in notes():
             out.print(note, style="dim")
     if any(one.state in ("failed", "unsure") for one in found):
@@ -127,8 +131,6 @@ def _tell(one: Delivery, out: Console, dry_run: bool) -> None:
     papers = f", {counted(len(one.items))}" if one.items else ""
     hint = " (--mail sends it)" if one.state == "mail not asked for" else ""
     out.print(f"{one.follower.by} {one.follower.target}: {one.state}{papers}{hint}")
-    if one.why:
-        out.print(f"  {one.why}", style="red")
     if dry_run and one.items:
         out.print(text([Issue(now(), one.items)]))
     elif one.state == "sent":

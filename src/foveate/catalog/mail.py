@@ -96,10 +96,10 @@ def settings(environ: Mapping[str, str] | None = None, path: Path | None = None)
     for key in _KEYS:
         if value := given.get(f"FOVEATE_SMTP_{key.upper()}"):
             found[key] = value
-    for key in ("host", "from"):
+    for key, sample in (("host", "smtp.example.org"), ("from", "papers@example.org")):
         if not found.get(key):
             raise FoveateError(
-                f"mail needs {key!r}: write `{key} = …` into {where}, or set "
+                f'mail needs {key!r}: write `{key} = "{sample}"` into {where}, or set '
                 f"FOVEATE_SMTP_{key.upper()}"
             )
     for key in _KEYS:
@@ -302,7 +302,9 @@ def _read(path: Path) -> dict[str, Any]:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         # tomllib quotes at most the place: "(at line 3, column 1)"
-        raise FoveateError(f"{path} is no TOML: {error}") from None
+        raise FoveateError(
+            f'{path} is no TOML: {error}; text stands in quotes there: `host = "smtp.example.org"`'
+        ) from None
     unknown = sorted(set(found) - set(_KEYS))
     if unknown:
         raise FoveateError(f"{path}: {', '.join(unknown)} unknown; it takes {', '.join(_KEYS)}")
