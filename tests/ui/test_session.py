@@ -173,8 +173,19 @@ def test_a_fault_before_the_work_is_a_sentence_too(
         raise RuntimeError("/secret/path")
 
     [(line, value)] = tell(desk, Session(), prepare, lambda: "skip")
-    assert "RuntimeError" in line and "secret" not in line and value == "skip"
+    assert "RuntimeError" in line and "secret" not in line and value is None
     assert "/secret/path" in capsys.readouterr().err
+
+
+def test_what_failed_work_had_shown_itself_stays(desk: Desk) -> None:
+    def work(job: Job) -> None:
+        job.show("half")
+        time.sleep(0.3)  # until it was seen
+        raise FoveateError("It failed.")
+
+    told = list(tell(desk, Session(), lambda: work, lambda: "skip"))
+    assert "half" in [value for _, value in told]
+    assert "It failed." in told[-1][0] and told[-1][1] == "skip"
 
 
 def test_visitors_have_sessions_of_their_own() -> None:

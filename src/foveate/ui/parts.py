@@ -32,10 +32,7 @@ PIECE = "The mill at Seaton was built in 1832 by John Marsh."
 
 def prompt_box(gr: Any, desk: Desk, tab: str) -> tuple[Any, Any]:
     """The prompt, and how it is read."""
-    text = gr.Textbox(
-        EXAMPLE, label="Prompt", lines=6, max_lines=14, max_length=inputs.MOST_CHARACTERS,
-        elem_id=f"{tab}-text",
-    )  # fmt: skip
+    text = gr.Textbox(EXAMPLE, label="Prompt", lines=6, max_lines=14, elem_id=f"{tab}-text")
     knows_chats = getattr(desk.tokenizer, "chat_template", None)
     forms = [inputs.CHAT, inputs.PLAIN] if knows_chats else [inputs.PLAIN]
     form = gr.Radio(
@@ -63,7 +60,10 @@ def buttons(gr: Any, tab: str, label: str, session: Any) -> tuple[Any, Any]:
 def tell(
     desk: Desk, session: Session, prepare: Callable[[], Any], skip: Callable[[], Any]
 ) -> Iterator[list[Any]]:
-    """Run a piece of work: a line of status and what there is to show, again and again."""
+    """Run a piece of work: a line of status and what there is to show, again and again.
+
+    Work that fails with nothing to show gives None: what was there answers another question.
+    """
     start, shown = time.perf_counter(), None
     try:
         for update in desk.run(session, prepare()):
@@ -76,7 +76,7 @@ def tell(
     except Stopped:
         yield [status("Stopped. The model is as it was."), skip()]
     except Exception as error:
-        yield [status(str(fault(error)), "bad"), skip()]
+        yield [status(str(fault(error)), "bad"), None if shown is None else skip()]
 
 
 def quiet(name: str) -> dict[str, Any]:

@@ -87,11 +87,12 @@ def steer_tab(gr: Any, desk: Desk, session: Any) -> Any:
             )  # fmt: skip
             with gr.Row():
                 layers = gr.Textbox(
-                    label="Layers", placeholder="all, or 3-10,12", min_width=120, max_length=400
+                    label="Layers",
+                    placeholder="all, or 3-10,12",
+                    min_width=120,
+                    elem_id="steer-layers",
                 )
-                heads = gr.Textbox(
-                    label="Heads", placeholder="all, or 5.0,7.3", min_width=120, max_length=400
-                )
+                heads = gr.Textbox(label="Heads", placeholder="all, or 5.0,7.3", min_width=120)
             new = gr.Slider(1, steer.MOST_NEW, 24, step=1, label="Longest answer, in tokens")
             ablation = gr.Checkbox(True, label="Did it matter? Hide the piece, too")
     go, said = buttons(gr, "steer", "Steer", session)
@@ -130,7 +131,6 @@ def compare_tab(gr: Any, desk: Desk, session: Any) -> None:
                 label="Your own, one on a line",
                 placeholder="Emphasize(evidence, gain=3, layers=[10, 11, 12])",
                 lines=2,
-                max_length=compare.MOST_CHARACTERS,
             )
         with gr.Column():
             tasks = gr.CheckboxGroup(
@@ -157,12 +157,11 @@ def papers_tab(gr: Any, tabs: Any, way: Any) -> None:
             label="What are you looking for?",
             placeholder="reduce hallucination of vision models without training",
             scale=4,
-            max_length=papers.MOST_WORDS,
             elem_id="papers-words",
         )
         state = gr.Dropdown(["any", *STATUSES], value="any", label="Status", **narrow)
         needs = gr.Dropdown(["any", *papers.NEEDS], value="any", label="Needs", **narrow)
-        year = gr.Textbox("", label="Year", min_width=80, placeholder="any", max_length=8)
+        year = gr.Textbox("", label="Year", min_width=80, placeholder="any")
     go = gr.Button("Search", variant="primary", elem_id="papers-go")
     said = gr.HTML(elem_id="papers-status")
     with gr.Row():
