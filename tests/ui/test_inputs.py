@@ -67,7 +67,7 @@ def test_marks_that_are_none(text: str, sentence: str) -> None:
         ("", CHAT, "empty"),
         (" \n\t", CHAT, "empty"),
         (None, CHAT, "empty"),
-        ("x" * (inputs.MOST_CHARACTERS + 1), PLAIN, "characters"),
+        ("x" * (inputs.MOST_CHARACTERS + 1), PLAIN, "20,001 characters; .* 20,000"),
         ("word " * 1500, PLAIN, "tokens"),
         ("Hi.", "sql", "chat"),
         ("system:", CHAT, "Every message"),
@@ -80,9 +80,29 @@ def test_prompts_that_are_refused(
         read(tiny[1], text, form)
 
 
-def test_a_piece_that_is_not_there_is_named(tiny: tuple[Any, Any]) -> None:
-    with pytest.raises(FoveateError, match="does not occur"):
-        read(tiny[1], "The cat sat.", PLAIN, [("x", "dog")])
+SEATON = "The mill at Harlow is old.\nuser: The mill at Seaton was built in 1832."
+
+
+@pytest.mark.parametrize("form", [CHAT, PLAIN])
+@pytest.mark.parametrize(
+    ("text", "piece", "proposal"),
+    [
+        ("The cat sat.", "dog", None),
+        ("The cat sat.", "are a helpful assistent", None),  # like the chat template's own words
+        ("The cat sat.", "x" * 5000, None),
+        (SEATON, "the mil at Seton", "The mill at Seaton"),
+    ],
+)
+def test_a_piece_that_is_not_there_is_named(
+    tiny: tuple[Any, Any], form: str, text: str, piece: str, proposal: str | None
+) -> None:
+    with pytest.raises(FoveateError) as caught:
+        read(tiny[1], text, form, [("x", piece)])
+    said = str(caught.value)
+    assert "does not stand in the prompt" in said and "im_start" not in said
+    assert len(said) < 200
+    assert ("the nearest there is" in said) == (proposal is not None)
+    assert proposal is None or repr(proposal) in said
 
 
 @pytest.mark.parametrize("value", [None, "3", True, 0, 11, 2.5, float("nan"), float("inf")])

@@ -91,14 +91,36 @@ def test_html_in_a_prompt_is_shown_as_text(visit: Callable[..., Any]) -> None:
 
 def test_bad_input_says_what_to_do(visit: Callable[..., Any]) -> None:
     page = visit()
-    look(page, "The cat sat.", "animal = dog")
+    look(page, "The cat sat.", "animal = cat")
+    tokens(page)
+    write(page, "#look-marks", "animal = dog")
+    page.locator("#look-go").click()
     bad = page.locator("#look-status [role=alert]")
     bad.wait_for()
-    assert "does not occur in the prompt; the nearest piece is" in bad.inner_text()
+    assert "'dog' does not stand in the prompt" in bad.inner_text()
+    assert page.locator("#look-report").inner_text() == "", "what is from before stays"
+    assert page.locator("#look-report iframe").count() == 0
     write(page, "#look-marks", "")
+    write(page, "#look-text", "word " * 5000)
+    page.locator("#look-go").click()
+    page.locator("#look-status", has_text="25,000 characters; the page takes 20,000").wait_for()
+    write(page, "#look-text", "The cat sat.")
     page.locator("#look-go").click()
     tokens(page)
     assert bad.count() == 0, "the sentence stays after it was mended"
+
+
+def test_failed_steering_leaves_no_answers_to_another_question(visit: Callable[..., Any]) -> None:
+    page = visit()
+    page.get_by_role("tab", name="Steer").click()
+    page.locator("#steer-go").click()
+    tokens(page, "#steer-report")
+    assert page.locator("#steer-answers figure").count() == 3
+    write(page, "#steer-layers", "3-99")
+    page.locator("#steer-go").click()
+    page.locator("#steer-status .bad", has_text="Layers 0–3 are there; 99 was given.").wait_for()
+    assert page.locator("#steer-answers figure, #steer-report iframe").count() == 0
+    assert page.locator("#steer-answers").inner_text() == ""
 
 
 def test_text_selected_in_the_prompt_becomes_a_piece(visit: Callable[..., Any]) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 from ..cli.common import make_prompt
 from ..errors import FoveateError
-from ..prompt import Prompt
+from ..prompt import Prompt, _nearest
 
 __all__ = ["CHAT", "PLAIN", "chat", "marks", "number", "read"]
 
 MOST_CHARACTERS = 20_000
 MOST_TOKENS = 1024
 MOST_MARKS = 12
+ALIKE = 0.6  # of difflib's ratio; below, a text is not proposed for another
 CHAT, PLAIN = "chat", "plain text"
 
 _ROLE = re.compile(r"^(system|user|assistant):[ \t]*", re.IGNORECASE | re.MULTILINE)
@@ -41,16 +43,20 @@ def read(tokenizer: Any, text: str, form: str, pieces: Sequence[tuple[str, str]]
         raise FoveateError("The prompt is empty: type what the model is to read.")
     if len(text) > MOST_CHARACTERS:
         raise FoveateError(
-            f"The prompt has {len(text):,} characters; the page takes {MOST_CHARACTERS:,}. Shorten "
-            "it, or use `foveate see --file`, which has no such bound."
+            f"The prompt has {len(text):,} characters; the page takes {MOST_CHARACTERS:,}. Nothing "
+            "was cut off: shorten it, or use `foveate see --file`, which has no such bound."
         )
     if form not in (CHAT, PLAIN):
         raise FoveateError(f"The text is read as {CHAT!r} or as {PLAIN!r}; {form!r} was given.")
     plain = form == PLAIN or not getattr(tokenizer, "chat_template", None)
-    said = text if plain else chat(text)
+    said: Any = text if plain else chat(text)
     if not said:
         raise FoveateError("Every message of the chat is empty: type what somebody says.")
-    prompt = make_prompt(tokenizer, said, plain, pieces)
+    prompt = make_prompt(tokenizer, said, plain, ())
+    for name, piece in pieces:
+        if piece not in prompt.text:
+            raise FoveateError(_missing(piece, [text] if plain else [m["content"] for m in said]))
+        prompt.mark(name, piece)
     if prompt.length > MOST_TOKENS:
         raise FoveateError(
             f"The prompt has {prompt.length:,} tokens; the page takes {MOST_TOKENS:,}. Shorten it, "
@@ -107,6 +113,25 @@ def number(what: str, value: Any, low: float, high: float, whole: bool = False) 
         kind = "a whole number" if whole else "a number"
         raise FoveateError(f"{what}: {value!r} was given; {kind} from {low:g} to {high:g} is.")
     return int(value) if whole else float(value)
+
+
+def _missing(piece: str, texts: Sequence[str]) -> str:
+    """That a piece is not there, and what of one's own texts comes nearest, if anything does."""
+
+    def likeness(near: str) -> float:
+        return SequenceMatcher(None, near.lower(), piece[:300].lower(), autojunk=False).ratio()
+
+    sentence = f"The piece {_short(piece)!r} does not stand in the prompt"
+    around = max((_nearest(text, piece) for text in texts), key=likeness)
+    words = [word.span() for word in re.finditer(r"\S+", around)][:60]
+    near = max(
+        (around[a:b] for i, (a, _) in enumerate(words) for _, b in words[i:]),
+        key=likeness,
+        default="",
+    )
+    if likeness(near) < ALIKE:
+        return f"{sentence}; select it there, or copy it letter by letter."
+    return f"{sentence}; the nearest there is {_short(near)!r}."
 
 
 def _short(text: str) -> str:

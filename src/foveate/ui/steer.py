@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from ..adapters.sites import sites
 from ..attach import attach
 from ..cli.common import head_numbers, numbers
 from ..cli.steer import answer
@@ -78,15 +80,15 @@ def steer(
         bounds = chosen.strength
         strength = inputs.number("The strength", strength, bounds.low, bounds.high)
     new_tokens = inputs.number("The longest answer", new_tokens, 1, MOST_NEW, whole=True)
-    if chosen.piece and not (piece or "").strip():
+    marked = [(PIECE, piece)] if (piece or "").strip() else []
+    prompt = inputs.read(desk.tokenizer, text, form, marked)
+    if chosen.piece and not marked:
         raise FoveateError(
             f"{way} acts on a piece of the prompt: select some of its text, or type it under "
             "“Piece”."
         )
-    marked = [(PIECE, piece)] if (piece or "").strip() else []
-    prompt = inputs.read(desk.tokenizer, text, form, marked)
     prompt.to(next(desk.model.parameters()).device)
-    method = chosen.make(PIECE, strength, _scope(layers, heads))
+    method = chosen.make(PIECE, strength, _scope(desk, layers, heads))
     attach(desk.model, method, prompt=prompt)  # every check that needs no forward
     hide = [PIECE] if marked and ablation else []
     label = way if chosen.strength is None else f"{way}, {strength:g} {chosen.strength.label}"
@@ -128,8 +130,8 @@ def _mattered(found: Ablation) -> str:
     return f"the piece hidden: its first answer gets {how} likely ({nats})"
 
 
-def _scope(layers: str, heads: str) -> dict[str, Any]:
-    """Where a method acts, as the command line writes it."""
+def _scope(desk: Desk, layers: str, heads: str) -> dict[str, Any]:
+    """Where a method acts, as the command line writes it; all of it is there in the model."""
     scope: dict[str, Any] = {}
     for name, given in (("layers", layers), ("heads", heads)):
         given = (given or "").strip()
@@ -140,4 +142,24 @@ def _scope(layers: str, heads: str) -> dict[str, Any]:
                 f"{name.title()}: {given[:40]!r} was given; numbers such as 3-10,12 were wanted."
             )
         scope[name] = numbers("Layers", given) if name == "layers" else head_numbers(given, "Heads")
+    found = sites(desk.model)
+    depth = max(site.depth for site in found)
+    here = scope.get("layers")
+    _there("Layers", depth, here or ())
+    wanted = scope.get("heads") or ()
+    if isinstance(wanted, dict):
+        _there("Heads: layers", depth, wanted)
+        if here and not {layer % depth for layer in wanted} & {layer % depth for layer in here}:
+            raise FoveateError("None of the heads is in one of the layers; leave one box empty.")
+        wanted = [head for heads in wanted.values() for head in heads]
+    counts = [site.heads for site in found if site.heads is not None]
+    if counts:
+        _there("Heads", max(counts), wanted)
     return scope
+
+
+def _there(what: str, count: int, given: Iterable[int]) -> None:
+    """Refuse a number that is not among ``count``; the farthest one is named."""
+    farthest = max(given, key=abs, default=0)
+    if not -count <= farthest < count:
+        raise FoveateError(f"{what} 0–{count - 1} are there; {farthest} was given.")
