@@ -140,6 +140,17 @@ def test_a_card_shows_code_and_figures_in_every_form(one: Card) -> None:
     ), "nothing is fetched"
 
 
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "piped"])
+def test_code_is_neither_cropped_nor_broken(terminal: bool) -> None:
+    for one in IMPLEMENTED:
+        out = io.StringIO()
+        show(one, Console(width=40, file=out, force_terminal=terminal, color_system=None))
+        lines = [line.rstrip() for line in out.getvalue().splitlines()]
+        for part in one.implementations:
+            for line in (part.snippet or "").splitlines():
+                assert (f"    {line}" if line.strip() else "") in lines
+
+
 def test_nothing_of_a_paper_is_interpreted() -> None:
     nasty = '<script>alert("1")</script> **b** [x](javascript:y) `c` | $z$\n# h'
     row = dataclasses.replace(paper("densediffusion"), title=nasty, does=nasty, claim=nasty)

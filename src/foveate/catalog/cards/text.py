@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
@@ -129,8 +130,10 @@ def show(card: Card, console: Console) -> None:
         rests = f"(basis: {one.record.basis}; {one.record.maturity})"
         put(f"{one.name} {rests}: {one.summary.replace('``', '')}")
         if one.snippet:
-            code = Syntax(one.snippet, "python", theme="ansi_dark", background_color="default")
-            console.print(Padding(code, (0, 0, 0, 4)))
+            code = Syntax("", "python", theme="ansi_dark", background_color="default")
+            # Code is there to be copied: neither cropped nor broken, however narrow the window.
+            script = code.highlight(textwrap.indent(one.snippet, "    "))
+            console.print(script, soft_wrap=True)
     put("\nWhat was seen", "bold", 0)
     _show_seen(card, put)
 
