@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from foveate.catalog import papers, search, store, vectors
+from foveate.catalog import papers, search, status, store, vectors
 from foveate.catalog.add import put
 from foveate.catalog.database import Database, database
 from foveate.catalog.encoder import WIDTH, Encoder, encoder
@@ -167,6 +167,24 @@ def test_vectors_of_another_encoder_are_not_used(animals: Database) -> None:
     coder.fingerprint = "other animals"
     assert vectors.missing(animals, coder) == 4
     assert titles(animals, "tiger") == ["The lion"]
+
+
+# --- off topic
+
+
+@pytest.mark.parametrize("how", ["words", pytest.param("both", marks=needs_encoder)])
+@pytest.mark.parametrize("query", ["lost in the middle", "human attention"])
+def test_papers_that_are_off_topic_come_last(query: str, how: str) -> None:
+    aside = [hit.slug in status.off_topic() for hit in search.search(query, how)]
+    assert 0 < sum(aside) < len(aside) and aside == sorted(aside)
+
+
+@pytest.mark.parametrize("slug", sorted(status.off_topic()))
+def test_a_paper_that_is_named_comes_first_even_if_off_topic(slug: str) -> None:
+    with database().read() as db:
+        row = db.execute("SELECT title, name FROM papers WHERE slug = ?", (slug,)).fetchone()
+    for words in (slug, row["title"], row["name"]):
+        assert search.search(words, "words")[0].slug == slug
 
 
 # --- without the encoder

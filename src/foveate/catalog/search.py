@@ -6,8 +6,9 @@
 - *Both*: reciprocal rank fusion, ``Σ 1 / (60 + rank)`` over the two lists (Cormack, Clarke and
   Büttcher, SIGIR 2009). Ranks alone count, so the two scores need no common scale.
 
-Whatever the way, a paper whose slug, name or title is the whole query comes first. What each way
-finds is in ``docs/literature.md``, made by ``python -m benchmarks.literature``.
+Whatever the way, a paper whose slug, name or title is the whole query comes first, and papers that
+are not about attention (``data/off_topic.json``) come last. What each way finds is in
+``docs/literature.md``, made by ``python -m benchmarks.literature``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from foveate.catalog.database import Database, database
 from foveate.catalog.encoder import encoder
 from foveate.catalog.entry import title_key
 from foveate.catalog.schema import INDEXED
+from foveate.catalog.status import off_topic
 from foveate.catalog.vectors import compute, missing, nearest
 from foveate.errors import FoveateError
 
@@ -73,7 +75,8 @@ class Hit:
         In the store.
     slug : str
     score : float
-        Greater is better; comparable within one answer only.
+        Greater is better; comparable within one answer only. Papers that are off topic stand last
+        whatever theirs.
     """
 
     id: int
@@ -124,6 +127,7 @@ def search(
     with store.read() as db:
         by_words = _matches(db, terms, allowed)
         named = _named(db, words, allowed)
+        aside = _off_topic(db) - set(named)
     by_meaning = [] if how == "words" else _by_meaning(store, words, allowed, bool(by_words))
     scores: dict[int, float] = {}
     for ranking in (by_meaning if how != "words" else [], by_words if how != "meaning" else []):
@@ -131,7 +135,7 @@ def search(
             scores[paper] = scores.get(paper, 0.0) + 1 / (_K + rank)
     for paper in named:
         scores[paper] = scores.get(paper, 0.0) + 1.0  # more than both ranks can give
-    best = sorted(scores, key=lambda paper: (-scores[paper], paper))
+    best = sorted(scores, key=lambda paper: (paper in aside, -scores[paper], paper))
     with store.read() as db:
         slugs = _slugs(db, best)
     return [Hit(paper, slugs[paper], scores[paper]) for paper in best if paper in slugs]
@@ -207,6 +211,14 @@ def _named(db: sqlite3.Connection, words: str, among: set[int] | None) -> list[i
         (whole.lower(), title_key(whole), whole),
     )
     return [paper for (paper,) in rows if among is None or paper in among]
+
+
+def _off_topic(db: sqlite3.Connection) -> set[int]:
+    """Ids of the shipped papers that are not about attention, whatever words they share with it."""
+    slugs = list(off_topic())
+    marks = ", ".join("?" * len(slugs))
+    rows = db.execute(f"SELECT id FROM papers WHERE shipped AND slug IN ({marks})", slugs)
+    return {paper for (paper,) in rows}
 
 
 def _by_meaning(

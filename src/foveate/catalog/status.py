@@ -18,15 +18,17 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import json
 import pkgutil
 from dataclasses import dataclass
+from importlib import resources
 from typing import TypeVar, get_args
 
 from foveate._implements import Basis, Maturity, Record, implementations
 from foveate.catalog.verdicts import evidence_path, read_evidence
 from foveate.errors import FoveateError
 
-__all__ = ["STATUSES", "Status", "import_rooms", "records_of", "status_of"]
+__all__ = ["STATUSES", "Status", "import_rooms", "off_topic", "records_of", "status_of"]
 
 STATUSES = ("works", "partial", "catalogue only", "off topic")
 
@@ -62,6 +64,14 @@ class Status:
     implements: tuple[str, ...] = ()
     evidence: str | None = None
     note: str | None = None
+
+
+@functools.cache
+def off_topic() -> dict[str, str]:
+    """Why each paper that is not about attention is not, by slug."""
+    text = resources.files(__package__).joinpath("data", "off_topic.json").read_text("utf-8")
+    reasons: dict[str, str] = json.loads(text)
+    return reasons
 
 
 def status_of(slug: str, off_topic: str | None = None) -> Status:

@@ -8,13 +8,12 @@ import json
 import sqlite3
 import warnings
 from collections.abc import Iterable
-from importlib import resources
 from typing import Any
 
 from foveate.catalog.database import database
 from foveate.catalog.listing import Paper, Papers
 from foveate.catalog.search import notes, search
-from foveate.catalog.status import STATUSES, Status, status_of
+from foveate.catalog.status import STATUSES, Status, off_topic, status_of
 from foveate.errors import FoveateError
 
 __all__ = ["Paper", "Papers", "off_topic", "paper", "papers"]
@@ -105,14 +104,6 @@ def paper(slug: str) -> Paper:
     near = difflib.get_close_matches(str(slug), slugs, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`foveate papers WORDS` searches it"
     raise FoveateError(f"the catalogue has no paper {slug!r}; {hint}")
-
-
-@functools.cache
-def off_topic() -> dict[str, str]:
-    """Why each paper that is not about attention is not, by slug."""
-    text = resources.files(__package__).joinpath("data", "off_topic.json").read_text("utf-8")
-    reasons: dict[str, str] = json.loads(text)
-    return reasons
 
 
 def _ids(wanted: dict[str, Any], status: str | None) -> list[int]:
