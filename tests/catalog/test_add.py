@@ -15,6 +15,7 @@ from foveate.catalog.add import add, put
 from foveate.catalog.command import register
 from foveate.catalog.database import Database, database
 from foveate.catalog.entry import Entry
+from foveate.catalog.remove import remove
 from foveate.catalog.search import search
 from foveate.errors import FoveateError
 
@@ -243,6 +244,36 @@ def test_files_are_added_one_by_one_and_a_bad_one_is_told(
     result = run("add", more, "--dry-run", "--year", 2020)
     assert result.exit_code == 0 and "would be 1 new" in result.stdout
     assert len(papers()) == 310
+
+
+def test_a_dry_run_sees_the_files_before_it(run: Any, fresh: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.bib", "bad.bib", "b.bib", "c.bib")]
+    files[0].write_text("@misc{a, title={Attention of birds}}")
+    files[1].write_text("@misc{b, title={Attention of ants}}\n@misc{c, title={Never closed}")
+    files[2].write_text("@misc{d, title={Attention of Birds}, year={2020}}")
+    files[3].write_text("@misc{e, title={Attention of ants}}")
+    rows = json.loads(run("add", *files, "--dry-run", "--json").stdout)
+    assert len(papers()) == 308
+    assert rows == json.loads(run("add", *files, "--json").stdout)
+    assert [row.get("new") for row in rows] == [1, None, 0, 1], "nothing of the bad file counts"
+    assert rows[2]["completed"] == 1 and len(papers()) == 310
+
+
+def test_papers_of_ones_own_are_listed_and_removed(run: Any, bring: Any) -> None:
+    assert run("--mine").exit_code == 1
+    bring({"title": "Attention of birds"}, {"title": "Of bees"}, {"title": "Attention sinks, mine"})
+    assert len(papers(mine=True)) == 3 and len(papers("sinks", mine=True)) == 1
+    assert len(json.loads(run("--mine", "--json").stdout)) == 3
+    for wrong, sentence in (("densediffusion", "is shipped with foveate"), ("nope", "no paper is")):
+        refused = run("remove", "attention-birds", wrong)
+        assert refused.exit_code == 2 and sentence in refused.stderr
+        assert len(papers(mine=True)) == 3, "nothing was removed"
+    assert run("remove", "attention-birds", "bees", "bees").exit_code == 0
+    assert [row.title for row in papers(mine=True)] == ["Attention sinks, mine"]
+    assert len(papers()) == 309 and papers("birds", mine=True) == []
+    assert bring({"title": "Of bees"}).new == 1
+    with pytest.raises(FoveateError, match="none was given"):
+        remove()
 
 
 def test_words_that_are_no_command_are_searched_for(run: Any) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import sqlite3
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from foveate.catalog.entry import BROUGHT, Entry, title_key
 from foveate.catalog.importers import Fault, read
 from foveate.errors import FoveateError
 
-__all__ = ["Added", "add", "put"]
+__all__ = ["Added", "add", "put", "rehearse"]
 
 _LONGEST_TITLE = 1000  # characters; the longest of the catalogue has 187
 _SMALL = set(
@@ -108,24 +109,72 @@ def add(
         If the file cannot be read, is of no known format or malformed (the sentence names the
         line), or the store is locked for too long or cannot be written.
     """
-    path = Path(path).expanduser()
-    store = store or database()
+    if dry_run:
+        [found] = rehearse([path], year=year, store=store)
+        if isinstance(found, FoveateError):
+            raise found
+        return found
+    _check_year(year)
+    with (store or database()).write() as db:
+        return _take(db, Path(path), year)
+
+
+def rehearse(
+    paths: Sequence[str | Path], *, year: int | None = None, store: Database | None = None
+) -> list[Added | FoveateError]:
+    """What adding these files, one after the other, would do; nothing is changed.
+
+    Parameters
+    ----------
+    paths : sequence of str or path
+        Each sees what those before it would have brought.
+    year, store
+        As for `add`.
+
+    Returns
+    -------
+    list of Added or FoveateError
+        One a file, in order; the error for one of which nothing would be added.
+
+    Raises
+    ------
+    FoveateError
+        If the year is none, or the store is locked for too long or cannot be written.
+    """
+    _check_year(year)
+    found: list[Added | FoveateError] = []
+    try:
+        with (store or database()).write() as db:
+            for path in paths:
+                db.execute("SAVEPOINT file")
+                try:
+                    found.append(_take(db, Path(path), year))
+                except FoveateError as error:
+                    db.execute("ROLLBACK TO file")
+                    found.append(error)
+                db.execute("RELEASE file")
+            raise _Undo
+    except _Undo:
+        return found
+
+
+def _check_year(year: int | None) -> None:
     if year is not None and not (type(year) is int and 1500 <= year < 2200):
         raise FoveateError(f"year={year!r} must be a whole number such as 2024")
+
+
+def _take(db: sqlite3.Connection, path: Path, year: int | None) -> Added:
+    """Put every paper of a file into the store, within a transaction."""
+    path = path.expanduser()
     counts = dict.fromkeys(("new", "completed", "known", "without_year"), 0)
     try:
         form, entries = read(path)
-        with store.write() as db:
-            for entry in entries:
-                if entry.year is None:
-                    entry.year = year
-                outcome = put(db, entry, path.name)
-                counts[outcome] += 1
-                counts["without_year"] += outcome == "new" and entry.year is None
-            if dry_run:
-                raise _Undo
-    except _Undo:
-        pass
+        for entry in entries:
+            if entry.year is None:
+                entry.year = year
+            outcome = put(db, entry, path.name)
+            counts[outcome] += 1
+            counts["without_year"] += outcome == "new" and entry.year is None
     except Fault as fault:
         raise FoveateError(f"{path}, {fault}. Nothing of this file was added") from None
     except OSError as error:

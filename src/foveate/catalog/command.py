@@ -16,10 +16,11 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from foveate.catalog import follow_command, vectors
-from foveate.catalog.add import Added, add
+from foveate.catalog.add import Added, add, rehearse
 from foveate.catalog.cards import card, page, show
 from foveate.catalog.database import database
 from foveate.catalog.encoder import encoder
+from foveate.catalog.remove import remove
 from foveate.catalog.status import import_rooms
 from foveate.catalog.store import Paper, Papers, papers
 from foveate.errors import FoveateError
@@ -37,6 +38,7 @@ def papers_command(
     year: int | None = None,
     needs: str | None = None,
     status: str | None = None,
+    mine: bool = False,
     limit: int | None = None,
     json: bool = False,
     html: Path | None = None,
@@ -47,7 +49,7 @@ def papers_command(
     ----------
     words : str, optional
         What is looked for, or exactly the slug of one paper.
-    area, tier, year, needs, status, limit
+    area, tier, year, needs, status, mine, limit
         As for `foveate.catalog.papers`. A table of a search shows 20 unless ``limit`` is
         given; JSON and a list without words are complete.
     json : bool
@@ -70,7 +72,7 @@ def papers_command(
     given = {key: value for key, value in filters.items() if value is not None}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = papers(words, **given, limit=limit)  # type: ignore[arg-type]
+        found = papers(words, **given, mine=mine, limit=limit)  # type: ignore[arg-type]
     for warning in caught:
         print(f"note: {warning.message}", file=sys.stderr)
     named = [row for row in found if row.slug == words]
@@ -86,6 +88,7 @@ def papers_command(
     if not found:
         asked = [repr(words)] if words is not None else []
         asked += [f"{key}={value!r}" for key, value in given.items()]
+        asked += ["--mine"] if mine else []
         print(f"nothing matches {', '.join(asked)}", file=sys.stderr)
         return 1
     return 0
@@ -122,6 +125,7 @@ def register(app: typer.Typer) -> None:
     )
     under.command("search")(_papers)
     under.command("add")(_add)
+    under.command("remove")(_remove)
     under.command("index")(_index)
     follow_command.register(under)
     app.add_typer(under, name="papers")
@@ -141,6 +145,7 @@ def _papers(
     status: Annotated[
         str | None, typer.Option(help="works, partial, 'catalogue only' or 'off topic'.")
     ] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="Only papers that you added.")] = False,
     limit: Annotated[
         int | None,
         typer.Option(help=f"At most so many; a printed search shows {_SHOWN} by default."),
@@ -158,6 +163,7 @@ def _papers(
         year=year,
         needs=needs,
         status=status,
+        mine=mine,
         limit=limit,
         json=json,
         html=html,
@@ -178,21 +184,35 @@ def _add(
 ) -> None:
     """Add papers from files: each file wholly or, if anything in it is wrong, not at all."""
     rows: list[dict[str, Any]] = []
-    for file in files:
-        try:
-            added = add(file, year=year, dry_run=dry_run)
-        except FoveateError as error:
-            rows.append({"file": str(file), "error": str(error)})
-            print(f"error: {error}", file=sys.stderr)
+    outcomes = rehearse(files, year=year) if dry_run else (_added(file, year) for file in files)
+    for file, outcome in zip(files, outcomes, strict=True):
+        if isinstance(outcome, FoveateError):
+            rows.append({"file": str(file), "error": str(outcome)})
+            print(f"error: {outcome}", file=sys.stderr)
             continue
-        rows.append(added.to_dict())
+        rows.append(outcome.to_dict())
         if not json:
-            _print_added(added, dry_run)
+            _print_added(outcome, dry_run)
     if json:
         print(jsonlib.dumps(rows))
     elif not dry_run and any(row.get("new") for row in rows):
         _compute_vectors()
     raise typer.Exit(2 if any("error" in row for row in rows) else 0)
+
+
+def _added(file: Path, year: int | None) -> Added | FoveateError:
+    try:
+        return add(file, year=year)
+    except FoveateError as error:
+        return error
+
+
+def _remove(
+    slugs: Annotated[list[str], typer.Argument(help="Slugs of papers of yours (see --mine).")],
+) -> None:
+    """Take papers that you added out again: all that are named or, if one cannot go, none."""
+    for slug in remove(*slugs):
+        print(f"removed: {slug}")
 
 
 def _index() -> None:

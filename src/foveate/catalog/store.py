@@ -27,6 +27,7 @@ def papers(
     year: int | None = None,
     needs: str | None = None,
     status: str | None = None,
+    mine: bool = False,
     limit: int | None = None,
 ) -> Papers:
     """List papers, best match first: those that foveate ships and those a user has added.
@@ -41,6 +42,8 @@ def papers(
         Only papers with exactly this value. The area is the paper's family.
     tier, year : int, optional
         Only papers of this tier (1 to 3), of this year.
+    mine : bool
+        Only papers that the user added.
     limit : int, optional
         At most so many.
 
@@ -77,6 +80,8 @@ def papers(
             if field != "year":
                 known = db.execute(f"SELECT DISTINCT {field} FROM papers ORDER BY {field}")
                 _check(field, value, [row[0] for row in known if row[0] is not None])
+    if mine:
+        wanted["shipped"] = 0
     if words is not None and not wanted and status is None:
         ids = [hit.id for hit in search(words)]
     else:
