@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 
 from .card import LABELS, Card, Implementation
-from .figures import ORACLE_ONLY, details, headline, link, sections
+from .figures import ORACLE_ONLY, details, headline, link, number, sections
 from .plot import svg
 
 __all__ = ["fragment", "page"]
@@ -18,7 +18,12 @@ _CSS = (
     ".fv-card .meta{opacity:.75}.fv-card pre{overflow-x:auto;padding:.7em;border:1px solid #8886;"
     "border-radius:6px;font-size:13px}.fv-card .label{display:inline-block;padding:0 .6em;"
     "margin-right:.4em;border:1px solid #8888;border-radius:1em;font-size:13px}"
-    ".fv-card .plot{overflow-x:auto}.fv-card svg{min-width:32rem}"
+    ".fv-card svg{width:100%;max-width:40rem}"
+    ".fv-card .named{display:none}.fv-card .named i{font-style:normal;color:#8a8f98}"
+    ".fv-card .named div+div i{color:#2f80c8}"
+    # the figure is drawn half as large there: its figures larger, the long names beside it as text
+    "@media(max-width:30rem){.fv-card svg text{font-size:20px}"
+    ".fv-card svg text:has(tspan){display:none}.fv-card .named{display:block}}"
     ".fv-card .good{background:#2a8a4a33}.fv-card .weak{background:#c9910033}"
 )
 _CODE = re.compile("``(.+?)``")  # as docstrings mark it
@@ -105,7 +110,14 @@ def _evidence(card: Card) -> Iterator[str]:
     if found is None:
         yield "<p>Its claim was not tried yet.</p>"
         return
-    yield f'<div class="plot">{svg(found) or ORACLE_ONLY}</div>'
+    drawn = svg(found)
+    if drawn and found.baseline and found.method:
+        names = "".join(
+            f"<div><i>●</i> {escape(one['name'])}: <b>{number(float(one['value']))}</b></div>"
+            for one in (found.baseline, found.method)
+        )
+        yield f'<div class="named">{names}</div>'
+    yield f'<div class="plot">{drawn or ORACLE_ONLY}</div>'
     yield (
         f'<p class="meta"><code>{escape(found.command)}</code>: {escape(found.verdict)} '
         f"({found.date}, commit {found.commit}, seeds {', '.join(map(str, found.seeds))})</p>"
