@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable
+from importlib import resources
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from foveate.errors import FoveateError
 from foveate.report.encode import decode
 from foveate.ui.inputs import PLAIN
-from foveate.ui.look import around, look
+from foveate.ui.look import BOX, around, look
 from foveate.ui.session import Desk, Session
 
 TEXT = "The red cat sat on the mat and the dog ate a bone."
@@ -35,6 +36,14 @@ def test_the_report_holds_the_prompt_and_its_pieces(desk: Desk, done: Callable[.
         found["items"][0]["grids"]
     )
     assert not found["ablations"]
+
+
+def test_an_untested_report_names_the_pages_own_box(desk: Desk, done: Callable[..., Any]) -> None:
+    shown = html.unescape(done(look(desk, Session(), TEXT, PLAIN, "animal = red cat", False)))
+    assert BOX in shown and "--ablate" not in shown
+    tabs = resources.files("foveate.ui").joinpath("tabs.py").read_text(encoding="utf-8")
+    label = BOX.partition("“")[2].partition("”")[0]
+    assert tabs.count(f'label="{label}') == 2, "the boxes of Look and Steer are called otherwise"
 
 
 def test_hiding_the_pieces_is_reported(desk: Desk, done: Callable[..., Any]) -> None:

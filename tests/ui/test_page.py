@@ -228,6 +228,33 @@ def test_papers_are_found_read_and_tried(visit: Callable[..., Any]) -> None:
     assert page.locator("#steer-way input").input_value() == "ZeroTuning"
 
 
+def test_a_chosen_card_is_scrolled_to_and_fits_a_narrow_screen(visit: Callable[..., Any]) -> None:
+    page = visit(390)
+    page.get_by_role("tab", name="Papers").click()
+    page.locator("#papers-go").click()
+    page.locator("#papers-status .bad", has_text="Say in a few words").wait_for()
+    write(page, "#papers-words", "zerotuning")
+    page.locator("#papers-go").click()
+    page.locator("#papers-rows input").first.check()
+    card = page.frame_locator("#papers-card iframe")
+    figure = card.locator(".plot svg")
+    figure.wait_for()
+    page.wait_for_function(
+        "(() => { const top = document.querySelector('#papers-read').getBoundingClientRect().top; "
+        "return top >= -1 && top < innerHeight / 2; })()"
+    )
+    wide = figure.evaluate("(x) => x.ownerDocument.documentElement.clientWidth")
+    for mark in ("circle >> nth=0", "circle >> nth=1", "line[stroke-width='7']"):
+        box = figure.locator(mark).evaluate("(x) => x.getBoundingClientRect().toJSON()")
+        assert box["left"] >= 0 and box["right"] <= wide, f"{mark} is cut off"
+    assert figure.evaluate("(x) => x.ownerDocument.documentElement.scrollWidth") <= wide
+    page.locator("#papers-words").scroll_into_view_if_needed()
+    write(page, "#papers-words", "")
+    page.locator("#papers-go").click()
+    page.locator("#papers-status .bad").wait_for()
+    assert page.locator("#papers-card iframe, #papers-rows input").count() == 0
+
+
 CONTROLS = {
     "Look": ["look-text", "look-form", "look-marks", "look-mark", "look-ablation", "look-go",
              "look-stop"],

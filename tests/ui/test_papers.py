@@ -32,7 +32,13 @@ def test_the_kinds_offered_are_the_catalogues() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "year", "sentence"), [("x" * 10_000, "", "10,000"), ("sinks", "20x4", "four digits")]
+    ("words", "year", "sentence"),
+    [
+        ("x" * 10_000, "", "10,000"),
+        ("sinks", "20x4", "four digits"),
+        ("  ", "", "Say in a few words"),
+        ("", " ", "Say in a few words"),
+    ],
 )
 def test_bad_input(words: str, year: str, sentence: str) -> None:
     with pytest.raises(FoveateError, match=sentence):

@@ -124,6 +124,8 @@ class ReportData:
     """Everything a report shows; :meth:`to_dict` is JSON-able.
 
     ``asks``: whoever shows the report inside a page answers questions about single tokens.
+    ``untested``: what there hides the marked regions, such as "the box … hides"; else it is the
+    command line.
     """
 
     title: str
@@ -136,6 +138,7 @@ class ReportData:
     ablations: list[Ablation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     asks: bool = False
+    untested: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""

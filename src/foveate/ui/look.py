@@ -18,6 +18,7 @@ from .session import Desk, Job, Session
 
 __all__ = ["around", "look"]
 
+BOX = "the box “Did it matter?” above, ticked, hides"
 ANSWER = 24  # tokens of an answer whose change is shown
 
 
@@ -59,7 +60,7 @@ def look(desk: Desk, session: Session, text: str, form: str, marked: str, ablati
             found = ablate(desk.model, prompt, hide, max_new_tokens=ANSWER)
         session.looked = prompt
         data = build(run, ablations=found, model=desk.name)
-        return frame(render(replace(data, asks=True)), "Where the model looked")
+        return frame(render(replace(data, asks=True, untested=BOX)), "Where the model looked")
 
     return work
 

@@ -31,7 +31,7 @@ def found(words: str, status: str, needs: str, year: str) -> list[tuple[str, str
     Parameters
     ----------
     words : str
-        What is looked for, in any words; empty lists the catalogue.
+        What is looked for, in any words; may be empty where a status, needs or a year is given.
     status, needs : str
         One of the catalogue's, or ``"any"``.
     year : str
@@ -40,7 +40,7 @@ def found(words: str, status: str, needs: str, year: str) -> list[tuple[str, str
     Raises
     ------
     FoveateError
-        For a query that is too long, and values the catalogue does not know.
+        For no query at all or one that is too long, and values the catalogue does not know.
     """
     words = (words or "").strip()
     if len(words) > MOST_WORDS:
@@ -54,6 +54,10 @@ def found(words: str, status: str, needs: str, year: str) -> list[tuple[str, str
         if not (year.isascii() and year.isdigit() and len(year) == 4):
             raise FoveateError(f"The year {year[:20]!r} was given; four digits are, such as 2024.")
         given["year"] = int(year)
+    if not words and not given:
+        raise FoveateError(
+            "Say in a few words what you are looking for, or choose a status, needs or a year."
+        )
     rows = papers(words or None, **given, limit=SHOWN)
     return [(f"{row.title} ({row.year or 'no year'}) · {row.status}", row.slug) for row in rows]
 

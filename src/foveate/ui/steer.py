@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..adapters.sites import sites
@@ -15,6 +16,7 @@ from ..inspection import inspect
 from ..report import Ablation, ablate, build, render
 from . import inputs
 from .frame import figures, frame
+from .look import BOX
 from .session import Desk, Job
 from .ways import WAYS
 
@@ -115,7 +117,9 @@ def steer(
         data = build(
             after, baseline=before, ablations=found, model=desk.name, title="Before and after"
         )
-        return Steered(figures(cards), frame(render(data), "Attention before and after"))
+        return Steered(
+            figures(cards), frame(render(replace(data, untested=BOX)), "Attention before and after")
+        )
 
     return work
 

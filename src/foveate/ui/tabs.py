@@ -167,7 +167,7 @@ def papers_tab(gr: Any, tabs: Any, way: Any) -> None:
     with gr.Row():
         with gr.Column(scale=2):
             rows = gr.Radio([], label="Papers", visible=False, elem_id="papers-rows")
-        with gr.Column(scale=3):
+        with gr.Column(scale=3, elem_id="papers-read"):
             attempt = gr.Button("Try it", visible=False, elem_id="papers-try")
             card = gr.HTML(elem_id="papers-card")
 
@@ -175,12 +175,11 @@ def papers_tab(gr: Any, tabs: Any, way: Any) -> None:
         try:
             pairs = papers.found(words, state, needs, year)
         except Exception as error:
-            return [status(str(fault(error)), "bad"), gr.skip(), gr.skip(), gr.skip()]
-        count = (
-            f"{len(pairs)} papers"
-            if len(pairs) != papers.SHOWN
-            else f"The best {len(pairs)} papers"
-        )
+            nothing = gr.update(choices=[], value=None, visible=False)
+            return [status(str(fault(error)), "bad"), nothing, "", gr.update(visible=False)]
+        count = f"{len(pairs)} papers"
+        if len(pairs) == papers.SHOWN:
+            count = f"The {'best' if words.strip() else 'first'} {count}"
         line = f"{count}." if pairs else "Nothing fits; try fewer words, or another status or year."
         if words.strip():
             line = " ".join([line, *(f"Note: {note}." for note in notes())])
@@ -202,5 +201,5 @@ def papers_tab(gr: Any, tabs: Any, way: Any) -> None:
 
     for event in (go.click, words.submit):
         event(search, [words, state, needs, year], [said, rows, card, attempt], **quiet("papers"))
-    rows.change(read, rows, [said, attempt, card], scroll_to_output=True, **quiet("card"))
+    rows.change(read, rows, [said, attempt, card], **quiet("card"))
     attempt.click(take, rows, [tabs, way], queue=False, api_visibility="private")
