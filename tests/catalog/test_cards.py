@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import io
 import json
@@ -249,6 +250,16 @@ def _interval(root: ET.Element) -> tuple[float, float, float]:
 
 
 # --- snippets
+
+
+def test_every_snippet_ends_by_printing() -> None:
+    for name, snippet in SNIPPETS.items():
+        last = ast.parse(snippet or "").body[-1]
+        assert (ast.get_source_segment(snippet or "", last) or "").startswith("print("), name
+
+
+def test_code_in_a_summary_keeps_its_spaces() -> None:
+    assert "Add `alpha` times a direction" in markdown(card("focus-directions"))
 
 
 def test_every_object_has_a_snippet() -> None:

@@ -87,6 +87,7 @@ def credit_weights(
     >>> prompt = fv.Prompt(tokenizer, derivations(1)[0].messages, add_generation_prompt=False)
     >>> beat = rhythm(model, prompt)
     >>> weights = credit_weights(beat.waad, beat.fai, "coupled")
+    >>> print(weights)
     """
     if waad.shape != fai.shape or waad.dim() not in (1, 2):
         raise FoveateError(

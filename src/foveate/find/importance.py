@@ -99,6 +99,7 @@ def head_importance(
     >>> prompt = fv.Prompt(tokenizer, "The capital of France is")
     >>> with fv.attach(model, fv.prune_greedily(scores, 0.2)):  # without the lowest fifth
     ...     logits = model(**prompt.inputs).logits
+    >>> print(tokenizer.decode(logits[0, -1].argmax()))
     """
     if per not in ("sequence", "token"):
         raise FoveateError(f'per={per!r} was given; it is "sequence" or "token".')

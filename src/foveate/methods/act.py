@@ -87,6 +87,7 @@ class ACT(Method):
     >>> prompt = fv.Prompt(tokenizer, items[0].content)
     >>> with fv.attach(model, fv.ACT(heads=fit.profile.top(40)), prompt=prompt):
     ...     ids = model.generate(**prompt.inputs, max_new_tokens=4)
+    >>> print(tokenizer.decode(ids[0, prompt.inputs["input_ids"].shape[1] :]))
     """
 
     looks = True

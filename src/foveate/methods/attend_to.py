@@ -71,6 +71,7 @@ class AttendTo(Method):
     >>> prompt.mark("giver", "John", nth=1)
     >>> with fv.attach(model, fv.AttendTo("giver", heads=[(19, 2), (20, 0)]), prompt=prompt):
     ...     logits = model(**prompt.inputs).logits
+    >>> print(tokenizer.decode(logits[0, -1].argmax()))
     """
 
     def __init__(

@@ -69,6 +69,7 @@ class AutoPASTA:
     >>> prompt = auto.choose(model, tokenizer, context, question)
     >>> with fv.attach(model, auto.steer, prompt=prompt):
     ...     ids = model.generate(**prompt.inputs, max_new_tokens=16)
+    >>> print(tokenizer.decode(ids[0, prompt.inputs["input_ids"].shape[1] :]))
     """
 
     def __init__(

@@ -63,12 +63,14 @@ class FocusDirections(Shift):
     >>> import foveate as fv
     >>> from foveate.find import contextual_scores, fit_focus_directions
     >>> model, tokenizer = fv.load("smollm2")
-    >>> items = fv.tasks.Distractors(n=8, template="facts").items(tokenizer)  # "evidence" is marked
-    >>> scores = fv.HeadScores("contextual", contextual_scores(model, tokenizer, items), model)
-    >>> method = fit_focus_directions(model, tokenizer, items, heads=scores.top(20), alpha=0.5)
-    >>> prompt = fv.Prompt(tokenizer, items[0].content)
+    >>> items = fv.tasks.Distractors(n=12, template="facts").items(tokenizer)
+    >>> learn = items[4:]  # their "evidence" is marked
+    >>> scores = fv.HeadScores("contextual", contextual_scores(model, tokenizer, learn), model)
+    >>> method = fit_focus_directions(model, tokenizer, learn, heads=scores.top(20), alpha=2.0)
+    >>> prompt = fv.Prompt(tokenizer, [{"role": "user", "content": items[3].content}])
     >>> with fv.attach(model, method):
-    ...     ids = model.generate(**prompt.inputs, max_new_tokens=16)
+    ...     ids = model.generate(**prompt.inputs, max_new_tokens=16)  # 1828; without it 1796
+    >>> print(tokenizer.decode(ids[0, prompt.inputs["input_ids"].shape[1] :]))
     """
 
     def __init__(

@@ -93,6 +93,7 @@ class SetActivations(Method):
     >>> prompt = fv.Prompt(tokenizer, "The capital of France is")
     >>> with fv.attach(model, SetActivations(11, {(0, 507): 0.0}), prompt=prompt):
     ...     logits = model(**prompt.inputs).logits
+    >>> print(tokenizer.decode(logits[0, -1].argmax()))
     """
 
     def __init__(

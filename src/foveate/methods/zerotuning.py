@@ -50,6 +50,7 @@ class ZeroTuning(Emphasize):
     >>> prompt = fv.Prompt(tokenizer, [{"role": "user", "content": "Is this film good? Dull."}])
     >>> with fv.attach(model, fv.ZeroTuning(1.7, heads=[2, 7]), prompt=prompt):
     ...     ids = model.generate(**prompt.inputs, max_new_tokens=8)
+    >>> print(tokenizer.decode(ids[0, prompt.inputs["input_ids"].shape[1] :]))
     """
 
     def __init__(

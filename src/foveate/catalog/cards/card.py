@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -157,7 +158,24 @@ def _snippet(doc: str) -> str | None:
     """The Examples of a docstring as a script."""
     _, _, after = doc.partition("\nExamples\n--------\n")
     examples = doctest.DocTestParser().get_examples(after)
-    script = "".join(example.source for example in examples)
+    script = _printing("".join(example.source for example in examples))
     imports = re.match(r"(?:(?:import|from) .*\n)*", script)
     assert imports is not None  # it matches the empty text too
     return "\n".join((imports[0], script[imports.end() :])).strip() or None
+
+
+def _printing(script: str) -> str:
+    """A script whose last value, which an interpreter would show, is printed."""
+    body = ast.parse(script).body
+    last = body[-1] if body else None
+    if not isinstance(last, ast.Expr) or _is_print(last.value):
+        return script
+    value = ast.get_source_segment(script, last)
+    assert value is not None  # what was parsed has its place
+    start = sum(map(len, script.splitlines(keepends=True)[: last.lineno - 1]))
+    return f"{script[:start]}print({value}){script[start + len(value) :]}"
+
+
+def _is_print(value: ast.expr) -> bool:
+    called = value.func if isinstance(value, ast.Call) else None
+    return isinstance(called, ast.Name) and called.id == "print"

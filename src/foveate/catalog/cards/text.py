@@ -23,7 +23,11 @@ _SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~$&]")
 
 def plain(text: str) -> str:
     """A text on one line in which Markdown and HTML find nothing to interpret."""
-    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
+    return _shielded(" ".join(text.split()))
+
+
+def _shielded(text: str) -> str:
+    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
 def markdown(card: Card, *, plot: str | None = None, pages: Mapping[str, str] | None = None) -> str:
@@ -71,7 +75,7 @@ def _blocks(card: Card, plot: str | None, pages: Mapping[str, str]) -> Iterator[
 def _summary(one: Implementation) -> str:
     """A docstring's line with its code kept as code."""
     parts = one.summary.split("``")
-    return "".join(f"`{part}`" if n % 2 else plain(part) for n, part in enumerate(parts))
+    return "".join(f"`{part}`" if n % 2 else _shielded(part) for n, part in enumerate(parts))
 
 
 def _seen(card: Card, plot: str | None) -> Iterator[str]:

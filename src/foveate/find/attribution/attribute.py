@@ -120,7 +120,7 @@ def attribute(
     >>> model, tokenizer = fv.load("smollm2")
     >>> prompt = fv.Prompt(tokenizer, "The cat is black. The dog is white. The dog is")
     >>> prompt.mark("dog", "The dog is white.")
-    >>> found = fv.attribute(model, prompt, "relevance")  # of " white", which the model prefers
+    >>> found = fv.attribute(model, prompt, "relevance")  # of " the", the likeliest
     >>> found.top(5), found.share(prompt.regions["dog"])
     """
     found = attributions(
