@@ -284,6 +284,17 @@ def test_words_that_are_no_command_are_searched_for(run: Any) -> None:
     assert "follow" in run("--help").stdout
 
 
+def test_a_mistyped_command_with_a_file_is_no_search(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "good.bib"
+    assert "did you mean" not in run("ad", file).stderr, "no file: words to search for"
+    file.write_text("@misc{a, title={Attention of birds}}")
+    for typo in ("ad", "addd", "ade", "dd"):
+        result = run(typo, file)
+        assert result.exit_code == 2 and f"did you mean `papers add {file}`?" in result.stderr
+    for words in ("head", "a", "dad"):
+        assert "did you mean" not in run(words, file).stderr
+
+
 def test_making_vectors_without_an_encoder_says_what_to_install(run: Any) -> None:
     result = run("index")
     assert (result.exit_code, "foveate[search]" in result.stderr) == (2, True)

@@ -292,13 +292,26 @@ def test_a_stale_snippet_is_found(code: str, fault: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_a_snippet_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: Any
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    embedded: Any,
 ) -> None:
     code = SNIPPETS[name]
     assert code is not None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(foveate, "load", lambda *args, **kwargs: embedded)
-    exec(compile(code, name, "exec"), {"__name__": "snippet"})
+    exec(compile(code, name, "exec"), values := {"__name__": "snippet"})
+    shown = capsys.readouterr().out
+    assert shown.strip()
+    if name.startswith("focus-directions"):
+        model, prompt = embedded[0], values["prompt"]
+        ids = model.generate(**prompt.inputs, max_new_tokens=16)
+        unedited = embedded[1].decode(ids[0, prompt.inputs["input_ids"].shape[1] :])
+        assert "1828" in shown and "1796" in unedited
+    if name.startswith("generic-attention"):
+        assert repr(values["found"]).startswith("Attribution(relevance for ' the'")
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,14 @@ class _Words(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
+            if len(args) > 1 and Path(args[1]).is_file():
+                for name in filter(lambda name: _one_edit(args[0], name), self.commands):
+                    print(
+                        f"error: {args[0]!r} is no command and {args[1]!r} is a file; did you mean "
+                        f"`papers {name} {args[1]}`? `papers search …` searches for words",
+                        file=sys.stderr,
+                    )
+                    raise typer.Exit(2)
             args = ["search", *args]
         return super().parse_args(ctx, args)
 
@@ -108,6 +116,15 @@ class _Words(TyperGroup):
         except FoveateError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
+
+
+def _one_edit(a: str, b: str) -> bool:
+    """Whether a letter put in, left out or changed makes one word of the other."""
+    a, b = sorted((a, b), key=len)
+    same = next(
+        (n for n, letters in enumerate(zip(a, b, strict=False)) if len({*letters}) > 1), len(a)
+    )
+    return b[same + 1 :] == a[same + (len(a) == len(b)) :]
 
 
 def register(app: typer.Typer) -> None:
