@@ -8,6 +8,7 @@ from pathlib import Path
 from .harness import RESULTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
+OWN_PAGE = ("architectures", "literature")  # their benchmarks write a page of their own
 HEAD = """# Figures
 
 Made by `make bench` (`python -m benchmarks`), side by side in one run: the candidates in turn; the
@@ -31,7 +32,7 @@ def main() -> None:
     """Render every result there is."""
     parts = [HEAD]
     for path in sorted(RESULTS.glob("*.json")):
-        if path.stem.startswith("peers_"):  # benchmarks.peers writes those
+        if path.stem.startswith("peers_") or path.stem in OWN_PAGE:  # benchmarks.peers, …
             continue
         found = json.loads(path.read_text())
         where = found["machine"]
