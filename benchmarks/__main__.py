@@ -1,7 +1,7 @@
 """``python -m benchmarks [NAME ...]``: run benchmarks by name, all of them by default.
 
 ``autopasta``, ``architectures`` (many minutes), ``literature`` (needs the extra ``search``),
-``reach`` and ``gpu`` (needs CUDA) run only when named.
+``patterns``, ``reach`` and ``gpu`` (needs CUDA) run only when named.
 Beside them stand ``benchmarks.peers_*`` (other libraries, which have to be installed).
 """
 
@@ -11,7 +11,7 @@ import importlib
 import sys
 
 NAMES = ("operator", "precision", "prefill", "memory", "decode", "steering", "finders")
-LONG = ("autopasta", "architectures", "literature", "reach", "gpu")  # only when named
+LONG = ("autopasta", "architectures", "literature", "patterns", "reach", "gpu")  # only when named
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:
