@@ -51,6 +51,8 @@ class Plan:
         Whether a tensor of the program requires a gradient.
     backend : str
         The one asked for.
+    cut : Cut, optional
+        The pattern cut into blocks of queries, each with its keys, where flash kernels run it.
     """
 
     program: Program
@@ -63,6 +65,7 @@ class Plan:
     why: str
     learns: bool = False
     backend: str = "auto"
+    cut: gathered.Cut | None = None
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Output:
         """Run on ``q [B,Hq,Sq,D]``, ``k [B,Hkv,Sk,D]``, ``v [B,Hkv,Sk,Dv]``.
@@ -123,11 +126,6 @@ class Plan:
             measures |= plan._fresh()._statistics(q, k, v)
         return Output(out, lse, measures)
 
-    @cached_property
-    def cut(self) -> gathered.Cut | None:
-        """The pattern cut into blocks of queries, each with its keys; None without a pattern."""
-        return _cut(self.terms, self.shapes)
-
     def measure(self, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
         """The measures alone, without an output; shapes as in :meth:`run`."""
         if self.output == "reference" or not self.program.reads:
@@ -166,18 +164,13 @@ class Plan:
 
 
 def _cut(terms: Terms, shapes: Shapes) -> gathered.Cut | None:
-    if terms.pattern is None:
+    """A pattern cut for flash kernels; None where tiles are needed, or compute less."""
+    by_tiles = terms.softcap is not None or terms.bias is not None or bool(terms.adaptive)
+    if terms.pattern is None or by_tiles or not available(shapes.device, shapes.dtype):
         return None
-    return gathered.cut(terms.pattern, terms.causal, terms.q_offset, shapes.Sq, shapes.Sk)
-
-
-def _gathers(terms: Terms, shapes: Shapes) -> bool:
-    """Whether a pattern runs on flash kernels, block by block: where that computes less."""
-    if terms.pattern is None or not available(shapes.device, shapes.dtype):
-        return False
-    cut = _cut(terms, shapes)
-    by_tiles = sum((b - a) * (hi - lo) for a, b, lo, hi in tiles.row_blocks(terms, shapes))
-    return cut is not None and cut.pairs <= by_tiles
+    cut = gathered.cut(terms.pattern, terms.causal, terms.q_offset, shapes.Sq, shapes.Sk)
+    pairs = sum((b - a) * (hi - lo) for a, b, lo, hi in tiles.row_blocks(terms, shapes))
+    return cut if cut is not None and cut.pairs <= pairs else None
 
 
 _Choice = tuple[
@@ -185,7 +178,9 @@ _Choice = tuple[
 ]
 
 
-def _choose(program: Program, terms: Terms, shapes: Shapes, backend: str) -> _Choice:
+def _choose(
+    program: Program, terms: Terms, cut: gathered.Cut | None, shapes: Shapes, backend: str
+) -> _Choice:
     """``(output, reads, one_pass, why)`` on torch's kernels."""
     if backend == "flex":
         return _on_flex(program, terms, shapes, "asked for")
@@ -196,7 +191,7 @@ def _choose(program: Program, terms: Terms, shapes: Shapes, backend: str) -> _Ch
     blockers = {
         "the soft-cap": terms.softcap is not None,
         "the dense bias": terms.bias is not None,
-        "the pattern": terms.pattern is not None and not _gathers(terms, shapes),
+        "the pattern": terms.pattern is not None and cut is None,
         "row-adaptive gains": bool(terms.adaptive),
         "score columns in half precision": shapes.half and bool(terms.columns),
         "score columns of few queries": few and bool(terms.columns),
@@ -317,8 +312,10 @@ def _plan(program: Program, shapes: Shapes, backend: str) -> Plan:
             f'backend="flex" was asked for, but FlexAttention cannot run this: {reason}. Use '
             'backend="auto".'
         )
-    output, reads, one_pass, why = _choose(program, terms, shapes, backend)
-    return Plan(program, shapes, terms, output, reads, one_pass, (), why, learns, backend)
+    cut = None if backend == "flex" else _cut(terms, shapes)
+    output, reads, one_pass, why = _choose(program, terms, cut, shapes, backend)
+    cut = cut if output == "flash" else None
+    return Plan(program, shapes, terms, output, reads, one_pass, (), why, learns, backend, cut)
 
 
 __all__ = ["BACKENDS", "Plan", "Shapes", "plan"]
