@@ -7,6 +7,8 @@ Each has ``.mask(Sq, Sk)`` (the matrix, to look at), ``.density(Sq, Sk)`` and
 
 from ._base import Pattern
 from .grid import CrossShaped, Halo, Neighborhood, Windows
+from .groups import ShiftedGroups
+from .power import PowerAttention
 from .sequence import (
     Causal,
     Dilated,
@@ -26,7 +28,9 @@ __all__ = [
     "MultiWindow",
     "Neighborhood",
     "Pattern",
+    "PowerAttention",
     "PrefixLM",
+    "ShiftedGroups",
     "SlidingWindow",
     "Strided",
     "Windows",

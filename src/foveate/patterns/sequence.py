@@ -165,15 +165,19 @@ class Documents(Pattern):
 
     lengths: tuple[int, ...]
     _ends: Tensor = field(init=False, repr=False, compare=False)
+    _number: Tensor = field(init=False, repr=False, compare=False)  # of each token's document
 
     def __init__(self, lengths: Sequence[int]) -> None:
         wanted = "the list of the documents' lengths, such as [120, 80],"
         given = several("Documents", "lengths", lengths, wanted)
         object.__setattr__(self, "lengths", given)
         object.__setattr__(self, "_ends", torch.tensor(given).cumsum(0))
+        numbers = torch.arange(len(given) + 1).repeat_interleave(torch.tensor([*given, 1]))
+        object.__setattr__(self, "_number", numbers)
 
     def _document(self, position: Tensor) -> Tensor:
-        return torch.searchsorted(self._ends.to(position.device), position, right=True)
+        # looked up, not searched for: FlexAttention compiles no search into its kernel
+        return self._number.to(position.device)[position.clamp(0, len(self._number) - 1)]
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         return self._document(q) == self._document(k)
@@ -210,28 +214,80 @@ class MultiWindow(Pattern):
     ----------
     windows : sequence of int
         One a head: a head with window ``w`` cuts the sequence into pieces of ``w`` tokens, each of
-        which sees itself.
+        which sees itself. A last piece may be shorter.
+
+    See Also
+    --------
+    foveate.layers.MultiWindowAttention : the trainable layer, with the paper's position biases.
 
     References
     ----------
     Yadav et al., "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio
     Learners", 2023.
+
+    Examples
+    --------
+    >>> from foveate.patterns import MultiWindow
+    >>> MultiWindow.of(250).windows
+    (2, 5, 10, 25, 50, 125, 250, 250)
     """
 
     windows: tuple[int, ...]
+    _of_head: Tensor = field(init=False, repr=False, compare=False)
 
     def __init__(self, windows: Sequence[int]) -> None:
         wanted = "a window for every head, such as [2, 5, 10, 25],"
         given = several("MultiWindow", "windows", windows, wanted)
         object.__setattr__(self, "windows", given)
         object.__setattr__(self, "heads", len(given))
+        object.__setattr__(self, "_of_head", torch.tensor(given))
+
+    @classmethod
+    def of(cls, tokens: int, heads: int | None = None) -> MultiWindow:
+        """The paper's windows for a number of tokens: its divisors but 1, and once more all.
+
+        Parameters
+        ----------
+        tokens : int
+        heads : int, optional
+            How many windows; default: what the paper's rule gives (250 tokens: 8 heads, 500: 12).
+            With more, the last heads see everything, too. With fewer, that many divisors are
+            taken, evenly from the shortest to all tokens, and the last head sees everything. Both
+            are chosen here: the paper takes as many heads as its rule gives.
+        """
+        whole("MultiWindow.of", "tokens", tokens, least=2)
+        divisors = [w for w in range(2, tokens + 1) if tokens % w == 0]
+        rule = [*divisors, tokens]
+        count = len(rule) if heads is None else whole("MultiWindow.of", "heads", heads)
+        if count >= len(rule):
+            return cls([*rule, *[tokens] * (count - len(rule))])
+        last = max(1, count - 2)
+        places = [round(i * (len(divisors) - 1) / last) for i in range(count - 1)]
+        return cls([*(divisors[place] for place in places), tokens])
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         assert head is not None
-        window = torch.tensor(self.windows, device=q.device)[head]
+        window = self._of_head.to(q.device)[head]
         return q // window == k // window
 
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
         low = min(q_start // w * w for w in self.windows)
         high = max(-(-q_stop // w) * w for w in self.windows)
+        return min(max(0, low), keys), min(keys, high)
+
+    def on(self, item: int, head: int) -> Pattern:
+        return _Pieces(self.windows[head])
+
+
+@dataclass(frozen=True)
+class _Pieces(Pattern):
+    """The sequence cut into pieces of ``window`` tokens, each of which sees itself."""
+
+    window: int
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        return q // self.window == k // self.window
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        low, high = q_start // self.window * self.window, -(-q_stop // self.window) * self.window
         return min(max(0, low), keys), min(keys, high)
