@@ -6,7 +6,7 @@ matrix; :meth:`Pattern.mask` writes the matrix out where it is small enough to l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import FoveateError
 
-__all__ = ["And", "Moved", "Not", "OnHeads", "Or", "Pattern"]
+__all__ = ["And", "Everything", "Moved", "Not", "OnHeads", "Or", "Pattern"]
 
 _ROWS = 1024  # queries looked at together where the whole of a pattern is counted
 
@@ -31,9 +31,12 @@ class Pattern:
     ----------
     heads : int or None
         How many heads it tells apart; None where all see the same.
+    items : int or None
+        How many batch items it tells apart.
     """
 
     heads: int | None = None
+    items: int | None = None
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         """Whether positions ``q`` see positions ``k``: int64 tensors that broadcast → bool.
@@ -53,6 +56,10 @@ class Pattern:
     def tiling(self, size: int, queries: int, q_offset: int) -> Tensor | None:
         """Which queries to take together, int64 ``[blocks, about size]``; None: as they come."""
         return None
+
+    def on(self, item: int, head: int) -> Pattern:
+        """What one head of one batch item sees: a pattern that tells nothing apart."""
+        return self if self.heads is None else _OneHead(self, head)
 
     # -- the engine's protocol -------------------------------------------------------------------
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
@@ -123,6 +130,37 @@ class Pattern:
             rows.append(some.any(-1).any(-2).to(torch.int8) + full.to(torch.int8))
         return torch.stack(rows, -2)
 
+    # -- elsewhere -------------------------------------------------------------------------------
+    def mask_mod(self, q_offset: int = 0) -> Callable[..., Tensor]:
+        """The pattern as a mask function of torch's FlexAttention.
+
+        ``(batch, head, q_idx, kv_idx) -> bool``, all scalar index tensors; ``q_offset`` is the key
+        index of query 0. For ``create_block_mask``, or to combine with mask functions of others.
+
+        Examples
+        --------
+        >>> import foveate as fv
+        >>> from torch.nn.attention.flex_attention import create_block_mask
+        >>> window = fv.SlidingWindow(256, sinks=4).mask_mod()
+        >>> create_block_mask(window, None, None, 4096, 4096, device="cpu").sparsity() > 80
+        True
+        """
+        from .flex import mask_mod
+
+        return mask_mod(self, q_offset)
+
+    def block_mask(
+        self, Sq: int, Sk: int | None = None, q_offset: int | None = None, device: Any = "cpu"
+    ) -> Any:
+        """The pattern as torch's ``BlockMask`` of blocks of 128 × 128, for ``flex_attention``.
+
+        Made tile by tile: the matrix, which torch's ``create_block_mask`` holds, is never there.
+        Sizes as in :meth:`mask`; one head axis where the heads differ, else for any number.
+        """
+        from .flex import block_mask
+
+        return block_mask(self, *sizes(Sq, Sk, q_offset), device)
+
 
 def sizes(Sq: Any, Sk: Any, q_offset: Any) -> tuple[int, int, int]:
     """Checked sizes, with what is left out filled in."""
@@ -166,6 +204,36 @@ def _pattern(other: object, operator: str) -> Pattern:
     return other
 
 
+@dataclass(frozen=True)
+class Everything(Pattern):
+    """Every pair: what ``&`` leaves as it is."""
+
+    everything = True
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        return torch.ones_like(q + k, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class _OneHead(Pattern):
+    """What one head sees of a pattern that tells heads apart."""
+
+    of: Pattern
+    head: int
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        return self.of.sees(q, k, torch.tensor(self.head, device=q.device))
+
+    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
+        return self.of.key_range(q_start, q_stop, keys)
+
+    def key_ranges(self, q_start: int, q_stop: int, keys: int) -> list[tuple[int, int]]:
+        return self.of.key_ranges(q_start, q_stop, keys)
+
+    def tiling(self, size: int, queries: int, q_offset: int) -> Tensor | None:
+        return self.of.tiling(size, queries, q_offset)
+
+
 def _heads(*patterns: Pattern) -> int | None:
     told = {p.heads for p in patterns if p.heads is not None}
     if len(told) > 1:
@@ -183,6 +251,8 @@ class _Two(Pattern):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", _heads(self.left, self.right))
+        items = {p.items for p in (self.left, self.right) if p.items is not None}
+        object.__setattr__(self, "items", max(items, default=None))
 
     def tiling(self, size: int, queries: int, q_offset: int) -> Tensor | None:
         found = (p.tiling(size, queries, q_offset) for p in (self.left, self.right))
@@ -212,6 +282,12 @@ class And(_Two):
         a, b = self._seen(q, k, head)
         return a & b
 
+    def on(self, item: int, head: int) -> Pattern:
+        a, b = self.left.on(item, head), self.right.on(item, head)
+        if isinstance(a, Everything):
+            return b
+        return a if isinstance(b, Everything) else And(a, b)
+
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
         (a, b), (c, d) = (p.key_range(q_start, q_stop, keys) for p in (self.left, self.right))
         low = max(a, c)
@@ -231,6 +307,12 @@ class Or(_Two):
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         a, b = self._seen(q, k, head)
         return a | b
+
+    def on(self, item: int, head: int) -> Pattern:
+        a, b = self.left.on(item, head), self.right.on(item, head)
+        if isinstance(a, Everything) or isinstance(b, Everything):
+            return Everything()
+        return Or(a, b)
 
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
         ranges = [p.key_range(q_start, q_stop, keys) for p in (self.left, self.right)]
@@ -253,9 +335,13 @@ class Not(Pattern):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", self.of.heads)
+        object.__setattr__(self, "items", self.of.items)
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         return ~self.of.sees(q, k, head)
+
+    def on(self, item: int, head: int) -> Pattern:
+        return Not(self.of.on(item, head))
 
     def __invert__(self) -> Pattern:
         return self.of
@@ -274,6 +360,7 @@ class OnHeads(Pattern):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", self.count)
+        object.__setattr__(self, "items", self.of.items)
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         assert head is not None
@@ -282,8 +369,11 @@ class OnHeads(Pattern):
             here = here | (head == one)
         return self.of.sees(q, k, head) | ~here
 
+    def on(self, item: int, head: int) -> Pattern:
+        return self.of.on(item, head) if head in self.which else Everything()
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True)
 class Moved(Pattern):
     """A pattern whose position 0 stands elsewhere: one place for all rows of a batch, or each its.
 
@@ -295,6 +385,13 @@ class Moved(Pattern):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", self.of.heads)
+        items = self.of.items if isinstance(self.by, int) else len(self.by)
+        object.__setattr__(self, "items", items)
+
+    def on(self, item: int, head: int) -> Pattern:
+        by = self.by if isinstance(self.by, int) else int(self.by[item])
+        of = self.of.on(item, head)
+        return Moved(of, by) if by and not isinstance(of, Everything) else of
 
     def _rows(self) -> Tensor | int:
         return self.by if isinstance(self.by, int) else self.by[:, None, None, None]
