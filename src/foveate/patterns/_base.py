@@ -6,14 +6,17 @@ matrix; :meth:`Pattern.mask` writes the matrix out where it is small enough to l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import FoveateError
+
+if TYPE_CHECKING:
+    from .plot import Picture
 
 __all__ = ["And", "Everything", "Moved", "Not", "OnHeads", "Or", "Pattern"]
 
@@ -160,6 +163,47 @@ class Pattern:
         from .flex import block_mask
 
         return block_mask(self, *sizes(Sq, Sk, q_offset), device)
+
+    def plot(
+        self,
+        Sq: int | None = None,
+        Sk: int | None = None,
+        q_offset: int | None = None,
+        *,
+        grid: Sequence[int] | None = None,
+        query: Any = None,
+    ) -> Picture:
+        """A picture: the matrix of who sees whom, or on a grid what single tokens see.
+
+        Parameters
+        ----------
+        Sq, Sk, q_offset : int, optional
+            As in :meth:`mask`; ``Sq`` defaults to a length at which the pattern shows what it is,
+            on a grid to the grid's tokens. Long sequences are drawn in cells of several pairs.
+        grid : sequence of int, optional
+            Sides of the grid to draw on; default: the pattern's own, where it has one.
+        query : int, tuple of int, or a list of these, optional
+            Tokens of the grid whose keys are drawn; default: a corner, the middle, an edge.
+
+        Returns
+        -------
+        Picture
+            Shown by a notebook; ``.save("pattern.svg")`` (or ``.html``) writes it, ``.svg`` is it.
+
+        Raises
+        ------
+        FoveateError
+            Sizes that are no numbers of tokens, or a query that is not on the grid.
+        """
+        from .plot import plot
+
+        return plot(self, Sq, Sk, q_offset, grid, query)
+
+    def _repr_html_(self) -> str | None:
+        try:
+            return self.plot().svg
+        except (FoveateError, NotImplementedError):  # what is chosen by content has no one picture
+            return None
 
 
 def sizes(Sq: Any, Sk: Any, q_offset: Any) -> tuple[int, int, int]:
@@ -402,15 +446,18 @@ class Moved(Pattern):
         head = None
         if self.heads is not None:
             head = torch.arange(self.heads, device=q_pos.device)[:, None, None]
-        return self.of.sees(q_pos[:, None] + by, k_pos[None, :] + by, head)
+        return self._sees(q_pos[:, None] + by, k_pos[None, :] + by, head)
+
+    def _sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        return self.of.sees(q, k, head) & (k >= 0)  # what is before position 0 is padding
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         assert isinstance(self.by, int)
-        return self.of.sees(q + self.by, k + self.by, head)
+        return self._sees(q + self.by, k + self.by, head)
 
     def visible(self, batch: Tensor, head: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         by = self.by if isinstance(self.by, int) else self.by[batch]
-        return self.of.sees(q_pos + by, k_pos + by, head)
+        return self._sees(q_pos + by, k_pos + by, head)
 
     def key_ranges(self, q_start: int, q_stop: int, keys: int) -> list[tuple[int, int]]:
         if not isinstance(self.by, int):
