@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import foveate as fv
-from foveate.engine.backends import sdpa
+from foveate.engine.backends import dense
 from foveate.engine.backends.flash import flash
 
 F64 = torch.float64
@@ -129,7 +129,7 @@ def test_received_sums_to_the_rows_that_see_something() -> None:
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(-45, 45))
 def test_pieces_cover_the_visible_pairs_once(Sq: int, Sk: int, q_offset: int) -> None:
     seen = torch.zeros(Sq, Sk, dtype=torch.int)
-    for p in sdpa.pieces(Sq, Sk, True, q_offset):
+    for p in dense.pieces(Sq, Sk, True, q_offset):
         tile = torch.ones(p.q_stop - p.q_start, p.k_stop - p.k_start, dtype=torch.int)
         tile = tile.tril() if p.causal else tile
         assert p.pairs == tile.sum()

@@ -79,8 +79,10 @@ def test_a_cut_pattern_is_its_mask(pattern: Pattern, causal: bool) -> None:
     want, want_lse = oracle(q, k, v, whole(pattern, causal))
     assert torch.allclose(out.double(), want, atol=1e-5)
     assert torch.allclose(lse.double(), want_lse, atol=1e-5)
-    for _, _, groups in cut.parts:  # every query once
-        rows = torch.cat([group.rows.flatten() for group in groups])
+    for part in cut.parts:  # every query once
+        if part.groups is None:
+            continue
+        rows = torch.cat([group.rows.flatten() for group in part.groups])
         assert torch.equal(rows.sort().values, torch.arange(S))
 
 
@@ -89,7 +91,7 @@ def test_it_computes_less_than_the_matrix() -> None:
         n = 4096
         cut = gathered.cut(pattern, False, 0, n, n)
         assert cut is not None and cut.pairs < 0.12 * n * n
-        held = sum(g.masks.numel() for _, _, groups in cut.parts for g in groups)
+        held = sum(g.masks.numel() for part in cut.parts for g in part.groups or ())
         assert held < 0.15 * n * n
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .backends import flex, sdpa, tiles
+from .backends import dense, flex, tiles
 from .value_columns import width_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def _pairs(plan: Plan) -> int:
     if plan.output == "flash" and plan.cut is not None:
         return int(plan.cut.pairs)
     if plan.output == "flash":
-        cut = sdpa.pieces(h.Sq, h.Sk, plan.terms.causal, plan.terms.q_offset)
+        cut = dense.pieces(h.Sq, h.Sk, plan.terms.causal, plan.terms.q_offset)
         return sum(p.pairs for p in cut)
     if plan.output == "tiles":
         blocks = tiles.row_blocks(plan.terms, h)
@@ -91,14 +91,14 @@ def explain(plan: Plan) -> str:
     passes = 1
     width = max(h.D, h.Dv)
     if plan.output == "flash" and plan.cut is not None:
-        count = sum(len(g.rows) for _, _, groups in plan.cut.parts for g in groups)
+        count = sum(len(g.rows) for part in plan.cut.parts for g in part.groups or ())
         share = plan.cut.pairs / (h.Sq * h.Sk)
         lines.append(
             f"output: flash kernel on {count} blocks of queries, each with the keys it sees "
             f"({share:.1%} of the pairs)"
         )
     elif plan.output == "flash":
-        cut = sdpa.pieces(h.Sq, h.Sk, plan.terms.causal, plan.terms.q_offset)
+        cut = dense.pieces(h.Sq, h.Sk, plan.terms.causal, plan.terms.q_offset)
         shapes = ", ".join(
             f"{p.q_stop - p.q_start}×{p.k_stop - p.k_start}{' causal' if p.causal else ''}"
             for p in cut

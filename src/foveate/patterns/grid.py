@@ -328,6 +328,11 @@ class CrossShaped(_OnGrid):
         lying = head < self.heads // 2
         return self._inside(q, k) & ((rows & lying) | (columns & ~lying))
 
+    def on(self, item: int, head: int) -> Pattern:
+        assert self.heads is not None
+        (high, wide), stripe = self.grid, self.stripe
+        return Windows(self.grid, (stripe, wide) if head < self.heads // 2 else (high, stripe))
+
 
 def _divides(who: str, name: str, parts: tuple[int, ...], grid: tuple[int, ...]) -> None:
     for part, side in zip(parts, grid, strict=True):

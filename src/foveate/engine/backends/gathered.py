@@ -1,170 +1,23 @@
-"""Patterns on flash kernels: for a block of queries, the keys that any of them sees, gathered.
+"""Patterns on flash kernels: each block's keys gathered into one short dense call.
 
-A pattern is cut once into blocks of queries that lie together. Each block's keys are gathered into
-one short dense call with a small mask for what the block's queries do not share; blocks alike in
-size run as one batch. Never a mask of queries × keys: what is held is what is computed.
+Blocks alike in size run as one batch, with a small mask for what a block's queries do not share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ..pattern import Pattern
+from . import dense
+from .cut import Cut, Group, cut
 from .flash import flash
+from .runs import put, take
+
+__all__ = ["Cut", "Group", "cut", "run"]
 
 INF = float("inf")
 
-SIZE = 128  # queries of a block
-PAD = 32  # keys of a block are filled up to a multiple of this, so that blocks can be batched
-CHUNK = 16_000_000  # numbers gathered at once
-KEPT = 64_000_000  # bytes of masks that a cut may hold
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Blocks of one size: ``N`` blocks of ``m`` queries on ``n`` keys.
-
-    Attributes
-    ----------
-    rows : Tensor
-        int64 ``[N, m]``.
-    keys : Tensor
-        int64 ``[N, n]``; hidden ones fill up.
-    masks : Tensor
-        Bool ``[U, m, n]``: the different masks.
-    which : Tensor
-        int64 ``[N]``: the mask of each block.
-    """
-
-    rows: Tensor
-    keys: Tensor
-    masks: Tensor
-    which: Tensor
-
-    @property
-    def pairs(self) -> int:
-        """Pairs computed."""
-        return self.rows.numel() * self.keys.shape[1]
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """A pattern cut for calls of one size.
-
-    Attributes
-    ----------
-    parts : tuple of (batch item or None, head or None, groups)
-        One for all, or one a batch item, or one a head, where the pattern tells them apart. The
-        groups of a part hold every query once.
-    """
-
-    parts: tuple[tuple[int | None, int | None, tuple[Group, ...]], ...]
-
-    @property
-    def pairs(self) -> float:
-        """Pairs computed of one head, on average."""
-        return sum(g.pairs for _, _, groups in self.parts for g in groups) / len(self.parts)
-
-
-def cut(pattern: Pattern, causal: bool, q_offset: int, Sq: int, Sk: int) -> Cut | None:
-    """Cut a pattern; None where its masks would take too much memory."""
-    if not _is_value(pattern):  # it may say otherwise next time, or never come again
-        return _cut(pattern, causal, q_offset, Sq, Sk)
-    name: Any = pattern
-    return _cached(name, causal, q_offset, Sq, Sk)
-
-
-def _is_value(thing: Any) -> bool:
-    """Whether equal things are the same for good: plain values, and frozen patterns of these."""
-    if thing is None or isinstance(thing, int | float | str):
-        return True
-    if isinstance(thing, tuple):
-        return all(map(_is_value, thing))
-    how = getattr(thing, "__dataclass_params__", None)
-    if how is None or not (how.frozen and how.eq):
-        return False
-    compared = {field.name for field in fields(thing) if field.compare}
-    others = set(vars(thing)) - {field.name for field in fields(thing)} - {"heads"}
-    return not others and all(_is_value(getattr(thing, name)) for name in compared)
-
-
-@lru_cache(maxsize=32)
-def _cached(pattern: Any, causal: bool, q_offset: int, Sq: int, Sk: int) -> Cut | None:
-    return _cut(pattern, causal, q_offset, Sq, Sk)
-
-
-def _blocks(pattern: Pattern, Sq: int, q_offset: int) -> list[Tensor]:
-    """The queries of each block."""
-    tiling = getattr(pattern, "tiling", None)
-    tiles: Tensor | None = None if tiling is None else tiling(SIZE, Sq, q_offset)
-    return list(torch.arange(Sq).split(SIZE)) if tiles is None else list(tiles)
-
-
-def _ranges(pattern: Pattern, rows: Tensor, keys: int) -> list[tuple[int, int]]:
-    several: Callable[..., Any] | None = getattr(pattern, "key_ranges", None)
-    start, stop = int(rows.min()), int(rows.max()) + 1
-    return [pattern.key_range(start, stop, keys)] if several is None else several(start, stop, keys)
-
-
-def _cut(pattern: Pattern, causal: bool, q_offset: int, Sq: int, Sk: int) -> Cut | None:
-    cuts: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
-    lead, held = (1, 1), 0
-    for rows in _blocks(pattern, Sq, q_offset):
-        positions = rows + q_offset
-        ranges = _ranges(pattern, positions, Sk)
-        seen = torch.cat([torch.arange(a, b) for a, b in ranges] or [rows[:0]])
-        tile = pattern.tile(positions, seen)
-        if causal:
-            tile = tile & (seen <= positions[:, None])
-        tile = tile.reshape((1,) * (4 - tile.dim()) + tuple(tile.shape))
-        tile = tile.expand(*tile.shape[:2], len(rows), len(seen))
-        lead = max(lead[0], tile.shape[0]), max(lead[1], tile.shape[1])
-        for b in range(tile.shape[0]):
-            for h in range(tile.shape[1]):
-                some = tile[b, h].any(0)
-                part = rows, seen[some], tile[b, h][:, some]
-                cuts.setdefault((b, h), []).append(part)
-                held += part[2].numel()
-                if held > KEPT:
-                    return None
-    if any((b, h) not in cuts for b in range(lead[0]) for h in range(lead[1])):
-        return None  # told apart in some blocks only
-    parts = []
-    for (b, h), blocks in cuts.items():
-        item, head = (b if lead[0] > 1 else None), (h if lead[1] > 1 else None)
-        parts.append((item, head, tuple(_grouped(blocks))))
-    return Cut(tuple(parts))
-
-
-def _grouped(blocks: list[tuple[Tensor, Tensor, Tensor]]) -> list[Group]:
-    """Blocks of equal size together; equal masks once."""
-    sizes: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
-    for rows, keys, mask in blocks:
-        n = max(PAD, -(-len(keys) // PAD) * PAD)
-        fill = n - len(keys)
-        padded = torch.nn.functional.pad(keys, (0, fill))
-        mask = torch.nn.functional.pad(mask, (0, fill))
-        sizes.setdefault((len(rows), n), []).append((rows, padded, mask))
-    groups = []
-    for alike in sizes.values():
-        known: dict[bytes, int] = {}
-        masks: list[Tensor] = []
-        which: list[int] = []
-        for _, _, mask in alike:
-            name = mask.numpy().tobytes()
-            if name not in known:
-                known[name] = len(masks)
-                masks.append(mask)
-            which.append(known[name])
-        rows, keys = torch.stack([r for r, _, _ in alike]), torch.stack([k for _, k, _ in alike])
-        groups.append(Group(rows, keys, torch.stack(masks), torch.tensor(which)))
-    return groups
+CHUNK = 4_000_000  # numbers gathered at once: they are read again while the cache holds them
 
 
 def run(
@@ -185,83 +38,115 @@ def run(
         ``[B,Hq,Sq,E]`` and ``[B,Hq,Sq]``; rows with nothing visible are ``(0, -inf)``.
     """
     outs, lses = [], []
+    group = q.shape[1] // k.shape[1]
     for b in range(q.shape[0]):
-        heads: list[tuple[Tensor, Tensor]] = []
-        for item, head, groups in cut.parts:
-            if item is not None and item != b:
+        mask = None if key_mask is None else key_mask[b if key_mask.shape[0] > 1 else 0, :, 0]
+        found: list[tuple[Tensor, Tensor]] = []
+        order: list[int] = []
+        for part in cut.parts:
+            if part.item is not None and part.item != b:
                 continue
-            mask = None if key_mask is None else key_mask[b if key_mask.shape[0] > 1 else 0, :, 0]
-            if head is None:
-                heads.append(_part(groups, q[b], k[b], v[b], mask, scale))
-                continue
-            if mask is not None and mask.shape[0] > 1:
-                mask = mask[head : head + 1]
-            kv = head * k.shape[1] // q.shape[1]
-            one = q[b, head : head + 1], k[b, kv : kv + 1], v[b, kv : kv + 1]
-            heads.append(_part(groups, *one, mask, scale))
-        outs.append(torch.cat([out for out, _ in heads]))
-        lses.append(torch.cat([lse for _, lse in heads]))
+            mine = (q[b], k[b], v[b], mask)
+            if part.heads is not None:
+                mine = _of_heads(part.heads, group, *mine)
+                order += part.heads
+            if part.groups is None:
+                found.append(_everything(cut, *mine, scale))
+            else:
+                found.append(_groups(part.groups, *mine, scale))
+        out, lse = torch.cat([o for o, _ in found]), torch.cat([one for _, one in found])
+        if order != sorted(order):
+            back = torch.tensor(order, device=out.device).argsort()
+            out, lse = out[back], lse[back]
+        outs.append(out)
+        lses.append(lse)
     return torch.stack(outs), torch.stack(lses)
 
 
-def _part(
+def _of_heads(
+    heads: tuple[int, ...], group: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The tensors of some query heads: slices where they lie together, copies otherwise."""
+    first, last = heads[0], heads[-1] + 1
+    if mask is not None and mask.shape[0] > 1:
+        mask = mask[list(heads)]
+    if heads == tuple(range(first, last)):
+        kv = slice(first // group, -(-last // group))
+        if first % group == 0 == last % group or kv.stop - kv.start == 1:
+            return q[first:last], k[kv], v[kv], mask
+    each = [head // group for head in heads]
+    return q[list(heads)], k[each], v[each], mask
+
+
+def _everything(
+    cut: Cut, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Heads without a pattern, of one batch item."""
+    mask = None if key_mask is None else key_mask[None, :, None]
+    hides = mask is not None
+    qkv = q[None], k[None], v[None]
+    out, lse = dense.run(*qkv, mask, scale, cut.causal, cut.q_offset, hides)
+    return out[0], lse[0]
+
+
+def _groups(
     groups: tuple[Group, ...], q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One batch item: ``q [Hq,Sq,E]``, ``k, v [Hkv,Sk,E]``, ``key_mask [Hq|1, Sk]``."""
-    outs, lses, order = [], [], []
+    learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    placed = not learns and all(group.row_runs is not None for group in groups)
+    outs: list[Tensor] = []
+    lses: list[Tensor] = []
+    if placed:
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        whole, whole_lse = q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=dtype)
     for group in groups:
-        step = max(1, CHUNK // (group.keys.shape[1] * k.shape[0] * k.shape[2]))
-        for start in range(0, len(group.rows), step):
-            part = slice(start, start + step)
-            rows = group.rows[part]
-            out, lse = _chunk(group, part, rows, q, k, v, key_mask, scale)
-            outs.append(out.transpose(0, 1).flatten(1, 2))
-            lses.append(lse.transpose(0, 1).flatten(1, 2))
-            order.append(rows.flatten())
-    out, lse, taken = torch.cat(outs, 1), torch.cat(lses, 1), torch.cat(order)
-    if _consecutive(taken):
-        return out, lse
-    back = torch.empty_like(taken)
-    back[taken] = torch.arange(len(taken))
-    back = back.to(q.device)
-    return out.index_select(1, back), lse.index_select(1, back)
+        N, n = group.keys.shape
+        step = max(1, CHUNK // (n * k.shape[0] * k.shape[2]))
+        for first in range(0, N, step):
+            last = min(first + step, N)
+            out, lse = _chunk(group, first, last, q, k, v, key_mask, scale, learns)
+            if placed and group.row_runs is not None:
+                put(whole, group.row_runs, out, first, last)
+                put(whole_lse.unsqueeze(2), group.row_runs, lse.unsqueeze(3), first, last)
+            else:
+                outs.append(out.transpose(0, 1).flatten(1, 2))
+                lses.append(lse.transpose(0, 1).flatten(1, 2))
+    if placed:
+        return whole, whole_lse
+    back = torch.cat([group.rows.flatten() for group in groups]).argsort().to(q.device)
+    return torch.cat(outs, 1).index_select(1, back), torch.cat(lses, 1).index_select(1, back)
 
 
-def _consecutive(index: Tensor) -> bool:
-    return bool((index[1:] - index[:-1] == 1).all())
-
-
-def _taken(x: Tensor, index: Tensor) -> Tensor:
-    """``x [H,S,E]`` at ``index [N,n]``: ``[N,H,n,E]``, a view where the index is a range."""
-    N, n = index.shape
-    flat = index.flatten()
-    if _consecutive(flat):
-        picked = x[:, int(flat[0]) : int(flat[0]) + N * n]
-    else:
-        picked = x.index_select(1, flat.to(x.device))
-    return picked.unflatten(1, (N, n)).transpose(0, 1)
+def _taken(x: Tensor, group: Group, rows: bool, first: int, last: int, learns: bool) -> Tensor:
+    """The rows or the keys of some blocks, from ``x [H,S,E]``: ``[blocks, H, n, E]``."""
+    index, runs = (group.rows, group.row_runs) if rows else (group.keys, group.key_runs)
+    if runs is not None and not learns:
+        return take(x, runs, index.shape[1], first, last)
+    flat = index[first:last].flatten().to(x.device)
+    return x.index_select(1, flat).unflatten(1, (last - first, index.shape[1])).transpose(0, 1)
 
 
 def _chunk(
-    group: Group, part: slice, rows: Tensor, q: Tensor, k: Tensor, v: Tensor,
-    key_mask: Tensor | None, scale: float,
+    group: Group, first: int, last: int, q: Tensor, k: Tensor, v: Tensor,
+    key_mask: Tensor | None, scale: float, learns: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    keys, which = group.keys[part], group.which[part]
+    """Blocks ``first … last - 1``: out ``[blocks,Hq,m,E]`` and lse."""
+    keys, which = group.keys[first:last], group.which[first:last]
     dtype = q.dtype if key_mask is None else key_mask.dtype
-    some = which.unique()
-    if len(some) == 1:
-        visible = group.masks[int(some[0])][None, None].to(q.device)
-    else:
-        visible = group.masks[which][:, None].to(q.device)
+    some = which.unique().tolist()
     mask: Tensor | None = None
-    if not bool(visible.all()):
-        mask = torch.zeros((), dtype=dtype, device=q.device).masked_fill(~visible, -INF)
+    if not all(group.open[one] for one in some):
+        visible = group.masks[some if len(some) == 1 else which][:, None]
+        mask = torch.zeros((), dtype=dtype).masked_fill(~visible, -INF).to(q.device)
     if key_mask is not None:
         mine = key_mask[:, keys.to(q.device)].transpose(0, 1).unsqueeze(2)  # [N, Hq|1, 1, n]
         mask = mine if mask is None else mine + mask
-    out, lse = flash(_taken(q, rows), _taken(k, keys), _taken(v, keys), mask=mask, scale=scale)
-    if mask is not None:
+    part = first, last, learns
+    taken = _taken(q, group, True, *part), *(_taken(x, group, False, *part) for x in (k, v))
+    out, lse = flash(*taken, mask=mask, scale=scale)
+    if mask is not None and (key_mask is not None or any(group.blind[one] for one in some)):
         seen = (mask > -INF).any(-1)
         if not bool(seen.all()):
             out = torch.where(seen.unsqueeze(-1), out, 0.0)

@@ -1,4 +1,4 @@
-"""Attention on flash kernels: mask-free rectangles and triangles, merged.
+"""Attention on flash kernels: what goes in beside the queries, keys and values.
 
 Key-only terms are a broadcast mask, query-dependent ones of low rank ride along as columns of Q
 and K, measures linear in the probabilities as columns of V.
@@ -6,60 +6,14 @@ and K, measures linear in the probabilities as columns of V.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from ..partial import merge_tensors
 from ..terms import Terms
-from . import gathered
+from . import dense, gathered
 from .flash import flash
 
 INF = float("inf")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A rectangle of queries × keys that one kernel call covers; ``causal`` from its upper left."""
-
-    q_start: int
-    q_stop: int
-    k_start: int
-    k_stop: int
-    causal: bool
-
-    @property
-    def pairs(self) -> int:
-        """Pairs computed."""
-        m, n = self.q_stop - self.q_start, self.k_stop - self.k_start
-        return sum(min(i + 1, n) for i in range(m)) if self.causal else m * n
-
-
-def pieces(Sq: int, Sk: int, causal: bool, q_offset: int) -> list[Piece]:
-    """Cut what is visible into pieces without a mask; rows that see nothing are in none.
-
-    torch's ``is_causal`` is aligned upper left. With keys before the first query the past is one
-    mask-free rectangle and the diagonal a triangle; they are merged.
-    """
-    if not causal or q_offset >= Sk - 1:
-        return [Piece(0, Sq, 0, Sk, False)]
-    first = max(0, -q_offset)  # rows before the first key see nothing
-    if first >= Sq:
-        return []
-    past = max(0, q_offset)
-    found = [Piece(first, Sq, 0, past, False)] if past else []
-    return [*found, Piece(first, Sq, past, min(Sk, past + Sq - first), True)]
-
-
-def _seen(mask: Tensor, piece: Piece) -> Tensor:
-    """Which rows of a piece see a key that ``mask [B|1,H|1,1,n]`` leaves; ``[B|1,H|1,m|1]``."""
-    visible = mask[:, :, 0] > -INF
-    first = torch.where(visible.any(-1), visible.int().argmax(-1), mask.shape[-1]).unsqueeze(-1)
-    if not piece.causal:
-        return first < mask.shape[-1]
-    rows = torch.arange(piece.q_stop - piece.q_start, device=mask.device)
-    return first <= rows.clamp(max=mask.shape[-1] - 1)
 
 
 def _widen(x: Tensor, extra: list[Tensor], width: int) -> Tensor:
@@ -118,40 +72,13 @@ def run(
     wide_k = _widen(k, [psi.to(lse_dtype) / terms.scale for _, psi in terms.columns], width)
     wide_v = _widen(v, values, width)
 
+    wide = wide_q, wide_k, wide_v, terms.key_mask, terms.scale
     if cut is None:
-        out, lse = _dense(terms, wide_q, wide_k, wide_v)
+        out, lse = dense.run(*wide, terms.causal, terms.q_offset, terms.hides)
     else:
-        out, lse = gathered.run(cut, wide_q, wide_k, wide_v, terms.key_mask, terms.scale)
+        out, lse = gathered.run(cut, *wide)
     out = out[..., :value_width] if value_width < width else out
     return with_sinks(terms.sinks, out, lse)
-
-
-def _dense(terms: Terms, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """All that causality leaves, in mask-free pieces."""
-    outs, lses = [], []
-    for piece in pieces(q.shape[2], k.shape[2], terms.causal, terms.q_offset):
-        a, b, lo, hi = piece.q_start, piece.q_stop, piece.k_start, piece.k_stop
-        mask = None if terms.key_mask is None else terms.key_mask[..., lo:hi]
-        out, lse = flash(
-            *(q[:, :, a:b], k[:, :, lo:hi], v[:, :, lo:hi]),
-            mask=mask,
-            causal=piece.causal,
-            scale=terms.scale,
-        )
-        if terms.hides and mask is not None:
-            seen = _seen(mask, piece)
-            lse = torch.where(seen, lse, -INF)
-            out = torch.where(seen.unsqueeze(-1), out, 0.0)
-        if a:
-            out = torch.nn.functional.pad(out, (0, 0, a, 0))
-            lse = torch.nn.functional.pad(lse, (a, 0), value=-INF)
-        outs.append(out)
-        lses.append(lse)
-    if not outs:
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        outs = [torch.zeros_like(q)]
-        lses = [torch.full(q.shape[:3], -INF, dtype=dtype, device=q.device)]
-    return merge_tensors(outs, lses)
 
 
 def with_sinks(
