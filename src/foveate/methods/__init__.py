@@ -41,6 +41,7 @@ from .measure import Measure
 from .pasta import PASTA
 from .residual import KeepResidual, SetActivations
 from .select import Select
+from .sparse import DeltaCorrection, HyperAttention, RectifiedSpaAttn
 from .zerotuning import ZeroTuning
 
 __all__ = [
@@ -49,12 +50,15 @@ __all__ = [
     "AttendTo",
     "AutoPASTA",
     "Capture",
+    "DeltaCorrection",
     "Emphasize",
     "FocusDirections",
     "Hide",
+    "HyperAttention",
     "KeepResidual",
     "Measure",
     "PASTA",
+    "RectifiedSpaAttn",
     "Select",
     "SetActivations",
     "Shift",
