@@ -324,5 +324,5 @@ def _signature(program: Program) -> tuple[Any, ...]:
     for pair in program.score_terms:
         parts.append(tuple(map(id, pair)))
     terms = (program.pattern, program.key_bias, program.bias, program.sinks)
-    parts += map(id, (*terms, program.head_scale, program.queries))
+    parts += map(id, (*terms, program.head_scale, program.queries, *program.operators))
     return tuple(parts)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import FoveateError
 from . import checks
 from .measures import Read
+from .operator import Operator
 from .pattern import Pattern
 from .planner import Plan
 from .planner import plan as choose
@@ -62,6 +63,7 @@ def attention(
     score_terms: Sequence[tuple[Tensor, Tensor]] = (),
     regions: Mapping[str, Tensor] | None = None,
     gains: Mapping[str, float | Tensor] | Iterable[Gain] | None = None,
+    operators: Iterable[Operator] = (),
     measures: Iterable[Read] | Read = (),
     backend: str = "auto",
 ) -> Output:
@@ -95,6 +97,9 @@ def attention(
         ``g > 0`` per region, broadcastable to ``[B, Hq, Sq]``: multiplies the probabilities on the
         region, rows renormalised. Where regions overlap gains multiply. As :class:`Gain` objects
         they may be row-adaptive.
+    operators : iterable of Operator
+        What computes the call, the outermost last, such as ``DeltaCorrection(64).operator``.
+        Measures are then those that are linear in the probabilities.
     measures : iterable of Read
         See :mod:`foveate.engine.measures` for the keys and shapes.
     backend : {"auto", "sdpa", "flex", "reference"}
@@ -137,6 +142,7 @@ def attention(
         sinks=sinks,
         regions=dict(regions or {}),
         gains=_gains(gains),
+        operators=tuple(operators),
     )
     checks.program(program, shapes)
     reads = checks.reads(measures, program.regions, shapes)

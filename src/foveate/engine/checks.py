@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import FoveateError
 from .measures import Read
+from .operator import Operator
 from .pattern import Pattern
 from .program import Program
 from .shapes import Shapes
@@ -197,6 +198,11 @@ def program(p: Program, shapes: Shapes) -> None:
         )
     if p.pattern is not None:
         _pattern(p.pattern, h)
+    for operator in p.operators:
+        if isinstance(operator, type) or not isinstance(operator, Operator):
+            raise FoveateError(
+                f"operators must be objects with run(program, q, k, v); {operator!r} was given."
+            )
     for name, t, wanted, meaning in (
         ("key_bias", p.key_bias, (h.B, h.Hq, h.Sk), "[B, Hq, Sk]"),
         ("bias", p.bias, (h.B, h.Hq, h.Sq, h.Sk), "[B, Hq, Sq, Sk]"),
@@ -300,6 +306,8 @@ def _pattern(pattern: Any, h: Shapes) -> None:
             "mask goes into bias=."
         )
     i, j = (torch.arange(n, device=h.home) for n in (min(h.Sq, 2), min(h.Sk, 3)))
+    if getattr(pattern, "routed", False):
+        return  # known once the queries and keys are there
     tile = pattern.tile(i, j)
     if not isinstance(tile, Tensor) or tile.dtype != torch.bool:
         raise FoveateError(f"{pattern!r}.tile must give a bool tensor; it gave {tile!r}.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .backends import dense, flex, tiles
+from .backends.cut import Cut
+from .backends.pieces import Selected
 from .value_columns import width_of
 
 if TYPE_CHECKING:
@@ -90,7 +92,20 @@ def explain(plan: Plan) -> str:
     ]
     passes = 1
     width = max(h.D, h.Dv)
-    if plan.output == "flash" and plan.cut is not None:
+    if plan.output == "routed":
+        lines.append(
+            f"output: once the queries and keys are there; {plan.program.pattern!r} chooses"
+        )
+    elif plan.output == "operator":
+        lines.append(f"output: {plan.program.operators[-1]!r} on the rest of the program")
+    elif plan.output == "flash" and isinstance(plan.cut, Selected):
+        count = sum(piece.rows.shape[-2] for piece in plan.cut.pieces)
+        share = plan.cut.pairs / (h.Sq * h.Sk)
+        lines.append(
+            f"output: flash kernel on {count} pieces a head that were chosen by content "
+            f"({share:.1%} of the pairs), merged"
+        )
+    elif plan.output == "flash" and isinstance(plan.cut, Cut):
         count = sum(len(g.rows) for part in plan.cut.parts for g in part.groups or ())
         share = plan.cut.pairs / (h.Sq * h.Sk)
         lines.append(
@@ -140,6 +155,8 @@ def explain(plan: Plan) -> str:
         before = " before the gains" if other.program.reads[0].at == "before" else ""
         lines.append(f"measures{before}: {keys}: one more pass ({other.reads})")
         passes += 1
+    if plan.output in ("routed", "operator"):
+        return "\n".join(lines)  # how much is known once it runs
     pairs = _pairs(plan)
     flops = 4 * h.B * h.Hq * pairs * width * passes
     size = h.dtype.itemsize

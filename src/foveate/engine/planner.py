@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import FoveateError
 from .backends import flex, gathered, reference, sdpa, tiles
 from .backends.flash import available
+from .backends.pieces import Selected
 from .measures import Read
 from .program import Output, Program
 from .shapes import FEW, Shapes
@@ -35,9 +36,10 @@ class Plan:
     ----------
     program, shapes, terms
         What it was made from, and the program's terms sorted by cost.
-    output : {"flash", "few", "flex", "tiles", "reference"}
+    output : {"flash", "few", "flex", "tiles", "reference", "routed", "operator"}
         What computes the output: flash pieces, one flash call that copies no key, FlexAttention,
-        or tiles of scores.
+        tiles of scores; or, once the queries and keys are there, a plan with what a pattern chose,
+        or what an operator makes of the rest of the program.
     reads : {"none", "columns", "tiles", "reference"}
         What takes the measures: value columns of a fused call, tiles, or the reference.
     one_pass : bool
@@ -51,21 +53,21 @@ class Plan:
         Whether a tensor of the program requires a gradient.
     backend : str
         The one asked for.
-    cut : Cut, optional
+    cut : Cut or Selected, optional
         The pattern cut into blocks of queries, each with its keys, where flash kernels run it.
     """
 
     program: Program
     shapes: Shapes
     terms: Terms
-    output: Literal["flash", "few", "flex", "tiles", "reference"]
+    output: Literal["flash", "few", "flex", "tiles", "reference", "routed", "operator"]
     reads: Literal["none", "columns", "tiles", "reference"]
     one_pass: bool
     more: tuple[Plan, ...]
     why: str
     learns: bool = False
     backend: str = "auto"
-    cut: gathered.Cut | None = None
+    cut: gathered.Cut | Selected | None = None
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Output:
         """Run on ``q [B,Hq,Sq,D]``, ``k [B,Hkv,Sk,D]``, ``v [B,Hkv,Sk,Dv]``.
@@ -78,6 +80,8 @@ class Plan:
         if not self.shapes.fit(q, k, v):
             given = Shapes.of(q, k, v)
             raise FoveateError(f"the plan was made for {self.shapes}; it was given {given}.")
+        if self.output == "routed":
+            return self._routed(q, k).run(q, k, v)
         if self.output == "reference":
             return reference.run(self.program, q, k, v)
         kind = self.shapes.device.type
@@ -92,6 +96,24 @@ class Plan:
         if not self.learns:
             return self
         return replace(_plan(self.program, self.shapes, self.backend), more=self.more)
+
+    def _routed(self, q: Tensor, k: Tensor) -> Plan:
+        """The plan with what the pattern chooses for this call."""
+        visible = None
+        if self.terms.key_mask is not None and self.terms.hides:
+            visible = (self.terms.key_mask[:, :, 0] > -float("inf")).any(1)
+            visible = visible.expand(self.shapes.B, -1)
+        where: dict[str, Any] = {"causal": self.terms.causal, "q_offset": self.terms.q_offset}
+        with torch.no_grad():
+            pattern: Any = self.program.pattern
+            chosen = pattern.route(q, k, **where, scale=self.terms.scale, visible=visible)
+        return plan(self.program.evolve(pattern=chosen), self.shapes, self.backend)
+
+    def _operate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What the outermost operator makes of the rest of the program."""
+        *rest, last = self.program.operators
+        inner = self.program.evolve(operators=tuple(rest), reads=(), head_scale=None)
+        return last.run(inner, q, k, v)
 
     @cached_property
     def _flex(self) -> flex.Call:
@@ -110,6 +132,14 @@ class Plan:
         elif self.output == "flex":
             out, lse, found = self._flex.run(q, k, v, reads if self.one_pass else ())
             measures |= found
+        elif self.output == "operator" and not (self.one_pass and reads):
+            out, lse = self._operate(q, k, v)
+        elif self.output == "operator":
+            beside = columns_of(self.program, reads, self.shapes)
+            wide = beside.to(v.dtype).unsqueeze(1).expand(-1, v.shape[1], -1, -1)
+            out, lse = self._operate(q, k, torch.cat([v, wide], -1))
+            out, sums = out.split([v.shape[-1], beside.shape[-1]], -1)
+            measures |= self._split(sums, None, lse)
         else:
             one_pass = self.one_pass and bool(reads)
             cols = columns_of(self.program, reads, self.shapes) if one_pass else None
@@ -128,6 +158,8 @@ class Plan:
 
     def measure(self, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
         """The measures alone, without an output; shapes as in :meth:`run`."""
+        if self.output == "routed":
+            return self._routed(q, k).measure(q, k, v)
         if self.output == "reference" or not self.program.reads:
             return self.run(q, k, v).measures
         kind = self.shapes.device.type
@@ -153,6 +185,10 @@ class Plan:
         if self.output == "flex":
             return self._flex.run(q.to(dtype), k.to(dtype), None, self.program.reads)[2]
         cols = columns_of(self.program, self.program.reads, self.shapes)
+        if self.output == "operator":
+            wide = cols.unsqueeze(1).expand(-1, k.shape[1], -1, -1)
+            sums, lse = self._operate(q.to(dtype), k.to(dtype), wide)
+            return self._split(sums, None, lse)
         sums, lse, share = sdpa.run(self.terms, q.to(dtype), k.to(dtype), None, cols, self.cut)
         return self._split(sums, share, lse)
 
@@ -163,11 +199,14 @@ class Plan:
         return explain(self)
 
 
-def _cut(terms: Terms, shapes: Shapes) -> gathered.Cut | None:
+def _cut(terms: Terms, shapes: Shapes) -> gathered.Cut | Selected | None:
     """A pattern cut for flash kernels; None where tiles are needed, or compute less."""
     by_tiles = terms.softcap is not None or terms.bias is not None or bool(terms.adaptive)
     if terms.pattern is None or by_tiles or not available(shapes.device, shapes.dtype):
         return None
+    selected = getattr(terms.pattern, "selected", None)
+    if selected is not None:
+        return cast(Selected, selected())
     cut = gathered.cut(terms.pattern, terms.causal, terms.q_offset, shapes.Sq, shapes.Sk)
     pairs = sum((b - a) * (hi - lo) for a, b, lo, hi in tiles.row_blocks(terms, shapes))
     return cut if cut is not None and cut.pairs <= pairs else None
@@ -179,7 +218,11 @@ _Choice = tuple[
 
 
 def _choose(
-    program: Program, terms: Terms, cut: gathered.Cut | None, shapes: Shapes, backend: str
+    program: Program,
+    terms: Terms,
+    cut: gathered.Cut | Selected | None,
+    shapes: Shapes,
+    backend: str,
 ) -> _Choice:
     """``(output, reads, one_pass, why)`` on torch's kernels."""
     if backend == "flex":
@@ -273,6 +316,12 @@ def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
     """
     if backend not in BACKENDS:
         raise FoveateError(f"backend={backend!r} was given; choose one of {', '.join(BACKENDS)}.")
+    if program.operators:
+        return _operated(program, shapes, backend)
+    if getattr(program.pattern, "routed", False):
+        why = "the pattern chooses by content"
+        terms = fold(program, shapes)
+        return Plan(program, shapes, terms, "routed", "none", True, (), why, backend=backend)
     if backend == "reference":
         terms = fold(program, shapes)
         reads: Literal["reference", "none"] = "reference" if program.reads else "none"
@@ -289,6 +338,30 @@ def plan(program: Program, shapes: Shapes, backend: str = "auto") -> Plan:
         before = _plans(program.evolve(gains=(), reads=early), shapes, backend)
         more = [*(p for p in before if p.program.reads), *more]
     return replace(first, more=tuple(more))
+
+
+def _operated(program: Program, shapes: Shapes, backend: str) -> Plan:
+    terms, last = fold(program, shapes), program.operators[-1]
+    if backend != "auto":
+        raise FoveateError(
+            f"{last!r} runs its parts on what fits them: backend={backend!r} cannot be asked for."
+        )
+    for read in program.reads:
+        if read.at == "before" and program.gains:
+            raise FoveateError(
+                f"{read.key!r} before the gains cannot be measured beside {last!r}: measure it in "
+                "a run of its own."
+            )
+        if not by_column(read, program, terms, shapes) or terms.sinks is not None:
+            raise FoveateError(
+                f"{read.key!r} cannot be measured beside {last!r}, whose probabilities are never "
+                "written out: mass, distance and block_map can (without learned sinks). Measure "
+                "the others in a run without it."
+            )
+    why = f"{last!r} computes the call"
+    reads: Literal["none", "columns"] = "columns" if program.reads else "none"
+    one_pass = not shapes.half or not program.reads
+    return Plan(program, shapes, terms, "operator", reads, one_pass, (), why)
 
 
 def _plans(program: Program, shapes: Shapes, backend: str) -> list[Plan]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import FoveateError
 from .measures import Read
+from .operator import Operator
 from .pattern import Pattern
 
 RowGain = Callable[[dict[str, Tensor]], Tensor]
@@ -89,6 +90,9 @@ class Program:
     queries : Tensor, optional
         Bool ``[B, Sq]``: the queries that are real (not padding). The others never count in what is
         summed or averaged over queries (``received``, ``block_map``).
+    operators : tuple of Operator
+        What computes the call, the outermost last: estimates of the softmax, corrections of a
+        pattern's output. Measures are those that are linear in the probabilities.
     reads : tuple of Read
         The measures to take.
     """
@@ -106,6 +110,7 @@ class Program:
     gains: tuple[Gain, ...] = ()
     head_scale: Tensor | None = None
     queries: Tensor | None = None
+    operators: tuple[Operator, ...] = ()
     reads: tuple[Read, ...] = ()
 
     def evolve(self, **changes: Any) -> Program:

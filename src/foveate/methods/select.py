@@ -14,7 +14,7 @@ from ..engine.program import Program
 from ..engine.terms import hidden
 from ..errors import FoveateError
 from ..patterns import Pattern
-from ..patterns._base import Moved, OnHeads
+from ..patterns._base import OnHeads
 from ._method import Method
 
 if TYPE_CHECKING:
@@ -71,9 +71,12 @@ class Select(Method):
             pattern = OnHeads(pattern, some, heads)
         by = _origin(program, call)
         if isinstance(by, Tensor) or by:
-            pattern = Moved(pattern, by)
+            pattern = pattern.moved(by)
         own = program.pattern
-        return program.evolve(pattern=pattern if own is None else Both(own, pattern))
+        if own is None:
+            return program.evolve(pattern=pattern)
+        both = own & pattern if isinstance(own, Pattern) else Both(own, pattern)
+        return program.evolve(pattern=both)
 
     def _given(self) -> list[str]:
         return [repr(self.pattern)]
@@ -99,10 +102,19 @@ def _origin(program: Program, call: Call) -> int | Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Both:
-    """Two patterns of the engine's protocol at once."""
+    """A model's own pattern, of the engine's protocol, and one of ours."""
 
     first: Protocol
-    second: Protocol
+    second: Pattern
+
+    @property
+    def routed(self) -> bool:
+        """Whether ours looks at the content."""
+        return self.second.routed
+
+    def route(self, q: Tensor, k: Tensor, **call: Any) -> Both:
+        """Both, for one call."""
+        return Both(self.first, self.second.route(q, k, **call))
 
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """What both show."""

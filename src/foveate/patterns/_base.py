@@ -40,6 +40,7 @@ class Pattern:
 
     heads: int | None = None
     items: int | None = None
+    routed = False
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         """Whether positions ``q`` see positions ``k``: int64 tensors that broadcast → bool.
@@ -63,6 +64,14 @@ class Pattern:
     def on(self, item: int, head: int) -> Pattern:
         """What one head of one batch item sees: a pattern that tells nothing apart."""
         return self if self.heads is None else _OneHead(self, head)
+
+    def moved(self, by: int | Tensor) -> Pattern:
+        """The same with ``by`` (int, or int64 ``[B]``) added to a call's positions."""
+        return Moved(self, by)
+
+    def route(self, q: Tensor, k: Tensor, **call: Any) -> Pattern:
+        """The pattern of one call: itself, where it does not look at the content."""
+        return self
 
     # -- the engine's protocol -------------------------------------------------------------------
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
@@ -302,6 +311,16 @@ class _Two(Pattern):
         found = (p.tiling(size, queries, q_offset) for p in (self.left, self.right))
         return next((tiles for tiles in found if tiles is not None), None)
 
+    @property
+    def routed(self) -> bool:  # type: ignore[override]
+        return self.left.routed or self.right.routed
+
+    def route(self, q: Tensor, k: Tensor, **call: Any) -> Pattern:
+        return type(self)(self.left.route(q, k, **call), self.right.route(q, k, **call))
+
+    def moved(self, by: int | Tensor) -> Pattern:
+        return type(self)(self.left.moved(by), self.right.moved(by))
+
     def _seen(self, q: Tensor, k: Tensor, head: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.left.sees(q, k, head), self.right.sees(q, k, head)
 
@@ -325,6 +344,9 @@ class And(_Two):
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         a, b = self._seen(q, k, head)
         return a & b
+
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        return self.left.tile(q_pos, k_pos) & self.right.tile(q_pos, k_pos)
 
     def on(self, item: int, head: int) -> Pattern:
         a, b = self.left.on(item, head), self.right.on(item, head)
@@ -351,6 +373,9 @@ class Or(_Two):
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         a, b = self._seen(q, k, head)
         return a | b
+
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        return self.left.tile(q_pos, k_pos) | self.right.tile(q_pos, k_pos)
 
     def on(self, item: int, head: int) -> Pattern:
         a, b = self.left.on(item, head), self.right.on(item, head)
@@ -384,6 +409,19 @@ class Not(Pattern):
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         return ~self.of.sees(q, k, head)
 
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        return ~self.of.tile(q_pos, k_pos)
+
+    @property
+    def routed(self) -> bool:  # type: ignore[override]
+        return self.of.routed
+
+    def route(self, q: Tensor, k: Tensor, **call: Any) -> Pattern:
+        return Not(self.of.route(q, k, **call))
+
+    def moved(self, by: int | Tensor) -> Pattern:
+        return Not(self.of.moved(by))
+
     def on(self, item: int, head: int) -> Pattern:
         return Not(self.of.on(item, head))
 
@@ -412,6 +450,21 @@ class OnHeads(Pattern):
         for one in self.which[1:]:
             here = here | (head == one)
         return self.of.sees(q, k, head) | ~here
+
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        others = torch.ones(self.count, 1, 1, dtype=torch.bool, device=q_pos.device)
+        others[list(self.which)] = False
+        return self.of.tile(q_pos, k_pos) | others
+
+    @property
+    def routed(self) -> bool:  # type: ignore[override]
+        return self.of.routed
+
+    def route(self, q: Tensor, k: Tensor, **call: Any) -> Pattern:
+        return OnHeads(self.of.route(q, k, **call), self.which, self.count)
+
+    def moved(self, by: int | Tensor) -> Pattern:
+        return OnHeads(self.of.moved(by), self.which, self.count)
 
     def on(self, item: int, head: int) -> Pattern:
         return self.of.on(item, head) if head in self.which else Everything()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..terms import Terms
-from . import dense, gathered
+from . import dense, gathered, pieces
 from .flash import flash
+from .pieces import Selected
 
 INF = float("inf")
 
@@ -33,7 +34,7 @@ def run(
     k: Tensor,
     v: Tensor | None,
     cols: Tensor | None,
-    cut: gathered.Cut | None = None,
+    cut: gathered.Cut | Selected | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """``(P @ [V | cols], lse, share)`` for terms that flash kernels take.
 
@@ -43,7 +44,7 @@ def run(
         None where only the columns are wanted.
     cols : Tensor, optional
         Value columns ``[B, Sk, C]``.
-    cut : Cut, optional
+    cut : Cut or Selected, optional
         The pattern, where there is one.
 
     Returns
@@ -75,6 +76,8 @@ def run(
     wide = wide_q, wide_k, wide_v, terms.key_mask, terms.scale
     if cut is None:
         out, lse = dense.run(*wide, terms.causal, terms.q_offset, terms.hides)
+    elif isinstance(cut, Selected):
+        out, lse = pieces.run(cut, *wide)
     else:
         out, lse = gathered.run(cut, *wide)
     out = out[..., :value_width] if value_width < width else out

@@ -1,0 +1,109 @@
+"""Patterns chosen by content: who sees whom is known once the queries and keys are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..engine.backends.pieces import Pieces, Selected
+from ..errors import FoveateError
+from ._base import Pattern
+
+__all__ = ["Pieces", "Routed", "Selection"]
+
+
+class Routed(Pattern):
+    """The base of patterns that look at a call's queries and keys: a subclass says :meth:`route`.
+
+    ``fv.attention(pattern=...)`` and ``fv.attach`` take it like any other. Combined by ``&``, ``|``
+    or ``~``, or given some heads only, it runs on tiles of scores: right, and no faster than dense.
+    """
+
+    routed = True
+
+    def route(  # type: ignore[override]
+        self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
+        visible: Tensor | None = None,
+    ) -> Pattern:  # fmt: skip
+        """Who sees whom in this call.
+
+        Parameters
+        ----------
+        q, k : Tensor
+            ``[B, Hq, Sq, D]`` and ``[B, Hkv, Sk, D]``, behind the rotary embedding and the cache.
+        causal : bool
+            Query ``i`` sees key ``j`` only if ``j <= i + q_offset``.
+        scale : float
+            What multiplies ``q · k``.
+        visible : Tensor, optional
+            Bool ``[B, Sk]``: the keys that are real, where some are not (padding).
+        """
+        raise NotImplementedError
+
+    def moved(self, by: int | Tensor) -> Pattern:
+        """Itself: it goes by content, and is told which keys are real."""
+        return self
+
+    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
+        raise FoveateError(
+            f"{self!r} looks at the content: it has no mask without queries and keys. "
+            f"{type(self).__name__}.route(q, k, ...) gives the pattern of one call."
+        )
+
+
+class Selection(Pattern):
+    """What was chosen for one call.
+
+    Parameters
+    ----------
+    pieces : sequence of Pieces
+    Sq, Sk : int
+        The sizes of the call.
+    causal, q_offset
+        As the call's.
+    """
+
+    def __init__(
+        self, pieces: Sequence[Pieces], Sq: int, Sk: int, *, causal: bool, q_offset: int
+    ) -> None:
+        self.pieces, self.Sq, self.Sk = tuple(pieces), Sq, Sk
+        self.causal, self.q_offset = causal, q_offset
+
+    def selected(self) -> Selected:
+        """For the executor."""
+        return Selected(self.pieces, self.causal, self.q_offset)
+
+    def matrix(self) -> Tensor:
+        """Who sees whom, written out: bool ``[B|1, H|1, Sq, Sk]``."""
+        b, h = (max(p.rows.shape[d] for p in self.pieces) for d in (0, 1))
+        b, h = (max(x, *(p.keys.shape[d] for p in self.pieces)) for d, x in ((0, b), (1, h)))
+        seen = torch.zeros(b, h, self.Sq, self.Sk, dtype=torch.bool)
+        for piece in self.pieces:
+            keys = piece.keys
+            if piece.unit > 1:
+                inside = torch.arange(piece.unit)
+                tokens = (keys.unsqueeze(-1) * piece.unit + inside).flatten(-2)
+                keys = torch.where(tokens < self.Sk, tokens, -1)
+            rows = _hot(piece.rows, self.Sq)  # [b|1, h|1, N, Sq]
+            seen |= rows.mT @ _hot(keys, self.Sk) > 0
+        if self.causal:
+            seen &= torch.arange(self.Sk) <= torch.arange(self.Sq)[:, None] + self.q_offset
+        return seen
+
+    def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        """Visibility, bool ``[B|1, H|1, m, n]``; positions past the call's are an error."""
+        if not hasattr(self, "_matrix"):
+            self._matrix = self.matrix()
+        rows = (q_pos - self.q_offset).to(self._matrix.device)
+        return self._matrix[:, :, rows][..., k_pos.to(self._matrix.device)].to(q_pos.device)
+
+    def __repr__(self) -> str:
+        return f"Selection({len(self.pieces)} pieces of {self.Sq} × {self.Sk})"
+
+
+def _hot(index: Tensor, size: int) -> Tensor:
+    """``[..., n]`` to ``[..., size]``: 1 where an index stands, float."""
+    found = torch.zeros(*index.shape[:-1], size + 1)
+    return found.scatter_(-1, torch.where(index < 0, size, index), 1.0)[..., :size]
