@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...engine.pattern import Pattern
+from ...engine.planner import Plan, plan
 from ...engine.program import Program
 from ...engine.shapes import Shapes
 from ...engine.terms import hidden
 
-__all__ = ["Span", "of_rows", "spans"]
+__all__ = ["Plans", "Span", "of_rows", "spans"]
 
 
 class Span(NamedTuple):
@@ -153,3 +154,25 @@ def of_rows(program: Program, rows: range, item: int | None, shapes: Shapes) -> 
         queries=picked(program.queries, 2, -1),
         reads=(),
     )
+
+
+class Plans:
+    """Plans of one forward, made once for all layers: programs of the same parts share one."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, tuple[Program, Plan]] = {}
+
+    def of(
+        self, program: Program, shapes: Shapes, rows: range | None = None, item: int | None = None
+    ) -> Plan:
+        """The plan of a program, or of some of its rows, for calls of ``shapes``."""
+        parts = tuple(id(getattr(program, field.name)) for field in fields(program))
+        key = parts, shapes, rows, item
+        if key not in self._made:
+            some = program if rows is None else of_rows(program, rows, item, shapes)
+            of = shapes
+            if rows is not None:
+                of = replace(shapes, Sq=len(rows), B=shapes.B if item is None else 1)
+            # the program is held with its plan: what names the entry must outlive it
+            self._made[key] = program, plan(some, of)
+        return self._made[key][1]

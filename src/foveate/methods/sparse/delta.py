@@ -10,14 +10,14 @@ from torch import Tensor
 from ..._implements import implements
 from ...adapters.sites import Site
 from ...engine.pattern import Pattern as Protocol
-from ...engine.planner import plan
 from ...engine.program import Program
 from ...engine.shapes import Shapes
 from ...patterns import Pattern
 from ...patterns._base import whole
 from .._method import Method
 from ..select import Both
-from ._rows import Span, of_rows, spans
+from ._heads import on_heads
+from ._rows import Plans, Span, spans
 
 if TYPE_CHECKING:
     from ...attach import Call
@@ -108,7 +108,7 @@ def _own(pattern: Protocol | None) -> Protocol | None:
 
 
 class Delta:
-    """The correction of one call.
+    """The correction of one call, or of the layers of a forward.
 
     Parameters
     ----------
@@ -128,32 +128,31 @@ class Delta:
         heads: tuple[int, ...] | None = None,
     ) -> None:
         self.every, self.last, self.own, self.heads = every, last, own, heads
+        self._plans = Plans()
+
+    def __repr__(self) -> str:
+        return f"DeltaCorrection(every={self.every})"
 
     def run(self, program: Program, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """``out [B,Hq,Sq,Dv]`` and ``lse [B,Hq,Sq]`` of the program, corrected."""
         shapes = Shapes.of(q, k, v)
-        if program.pattern is self.own and not program.operators:  # nothing makes it sparse
-            done = plan(program, shapes).run(q, k, v)
-            return done.out, done.lse
         full = program.evolve(pattern=self.own, operators=())
         found = spans(program, shapes)
-        if self.heads is None and all(self._end(*span.rows) <= span.rows[0] for span in found):
-            done = plan(full, shapes).run(q, k, v)  # short, or a decode step
+        dense = program.pattern is self.own and not program.operators
+        short = all(self._end(*span.rows) <= span.rows[0] for span in found)  # a decode step, say
+        if dense or (short and self.heads is None):
+            done = self._plans.of(full, shapes).run(q, k, v)
             return done.out, done.lse
-        sparse = plan(program, shapes).run(q, k, v)
+        sparse = self._plans.of(program, shapes).run(q, k, v)
         out, lse = sparse.out, sparse.lse
         items = []
         for span in found:
             mine = slice(None) if span.item is None else slice(span.item, span.item + 1)
             items.append(self._corrected(full, span, out[mine], lse[mine], (q, k, v), shapes))
-        corrected, their = (
+        corrected = tuple(
             torch.cat(each) if len(items) > 1 else each[0] for each in zip(*items, strict=True)
         )
-        if self.heads is None:
-            return corrected, their
-        here = torch.zeros(shapes.Hq, 1, dtype=torch.bool, device=q.device)
-        here[list(self.heads)] = True
-        return torch.where(here.unsqueeze(-1), corrected, out), torch.where(here, their, lse)
+        return on_heads(self.heads, (out, lse), corrected)
 
     def _end(self, first: int, stop: int) -> int:
         """Where the rows at the end begin that are all full."""
@@ -166,16 +165,14 @@ class Delta:
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One item's rows (or all items', where these are alike), corrected."""
         first, stop = span.rows
-        end = self._end(first, stop)
         if first == stop:
             return out, lse
-        every = self.every
-        size = max(16, CELLS // shapes.Sk)
-        parts = [
-            range(start, min(start + size * every, end), every)
-            for start in range(first, end, size * every)
+        end, every = self._end(first, stop), self.every
+        size = max(16, CELLS // shapes.Sk) * every
+        parts = [range(start, min(start + size, end), every) for start in range(first, end, size)]
+        found = [
+            self._full(full, rows, span.item, qkv, shapes) for rows in (*parts, range(end, stop))
         ]
-        found = [_full(full, rows, span.item, qkv, shapes) for rows in (*parts, range(end, stop))]
         *before, (tail, tail_lse) = found
         middle, middle_lse = out[:, :, first:end], lse[:, :, first:end]
         if before:
@@ -189,14 +186,12 @@ class Delta:
             torch.cat([lse[:, :, :first], middle_lse, tail_lse, lse[:, :, stop:]], 2),
         )
 
-
-def _full(
-    program: Program, rows: range, item: int | None, qkv: tuple[Tensor, ...], shapes: Shapes
-) -> tuple[Tensor, Tensor]:
-    """These rows of the full program."""
-    if item is not None:
-        qkv = tuple(x[item : item + 1] for x in qkv)
-    q, k, v = qkv
-    q = q[:, :, rows.start : rows.stop : rows.step]
-    done = plan(of_rows(program, rows, item, shapes), Shapes.of(q, k, v)).run(q, k, v)
-    return done.out, done.lse
+    def _full(
+        self, program: Program, rows: range, item: int | None, qkv: tuple[Tensor, ...],
+        shapes: Shapes,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """These rows of the full program."""
+        q, k, v = qkv if item is None else (x[item : item + 1] for x in qkv)
+        q = q[:, :, rows.start : rows.stop : rows.step]
+        done = self._plans.of(program, shapes, rows, item).run(q, k, v)
+        return done.out, done.lse

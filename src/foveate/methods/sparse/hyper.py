@@ -10,6 +10,7 @@ from torch import Tensor
 from ..._implements import implements
 from ...adapters.sites import Site
 from ...engine.backends.sdpa import with_sinks
+from ...engine.planner import plan
 from ...engine.program import Program
 from ...engine.shapes import Shapes
 from ...engine.terms import fold
@@ -151,6 +152,9 @@ class Hyper:
     def __init__(self, how: Sampling, seed: int, heads: tuple[int, ...] | None = None) -> None:
         self.how, self.seed, self.heads = how, seed, heads
 
+    def __repr__(self) -> str:
+        return f"HyperAttention(block={self.how.block}, samples={self.how.samples})"
+
     def run(self, program: Program, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """``out [B,Hq,Sq,Dv]`` and ``lse [B,Hq,Sq]``."""
         shapes = Shapes.of(q, k, v)
@@ -178,4 +182,7 @@ class Hyper:
             items.append((out, lse))
         out, lse = (torch.cat(each) for each in zip(*items, strict=True))
         out, lse, _ = with_sinks(terms.sinks, out, lse)
-        return on_heads(self.heads, program, (q, k, v), (out, lse))
+        if self.heads is None:
+            return out, lse
+        done = plan(program, shapes).run(q, k, v)
+        return on_heads(self.heads, (done.out, done.lse), (out, lse))

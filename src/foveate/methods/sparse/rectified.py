@@ -10,6 +10,7 @@ from torch import Tensor
 from ..._implements import implements
 from ...adapters.sites import Site
 from ...engine.backends.sdpa import with_sinks
+from ...engine.planner import plan
 from ...engine.program import Program
 from ...engine.shapes import Shapes
 from ...engine.terms import fold, region_of
@@ -150,7 +151,10 @@ class RectifiedSpaAttn(Method):
             out = torch.cat([out, full], 2).index_select(2, back)
             lse = torch.cat([lse, full_lse], 2).index_select(2, back)
         out, lse, _ = with_sinks(terms.sinks, out, lse)
-        return on_heads(heads, program, given, (out, lse))
+        if heads is None:
+            return out, lse
+        done = plan(program, shapes).run(*given)
+        return on_heads(heads, (done.out, done.lse), (out, lse))
 
     def rewrite(self, program: Program, site: Site, call: Call) -> Program:
         """The program with the estimate as its operator."""
@@ -181,6 +185,9 @@ class _OnHeads:
 
     def __init__(self, method: RectifiedSpaAttn, heads: tuple[int, ...]) -> None:
         self.method, self.heads = method, heads
+
+    def __repr__(self) -> str:
+        return repr(self.method)
 
     def run(self, program: Program, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return self.method.run(program, q, k, v, self.heads)
