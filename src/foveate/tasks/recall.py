@@ -1,0 +1,216 @@
+"""Small worlds to train on: associative recall and copying of tokens, matching shapes in images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import FoveateError
+from ._text import whole
+
+__all__ = ["MQAR", "CopyTokens", "MatchingShapes"]
+
+NONE = -100  # a place without a question, as torch's cross entropy skips it
+
+
+@dataclass(frozen=True)
+class MQAR:
+    """Multi-query associative recall: keys and values first, then the keys again, out of order.
+
+    ``pairs`` different keys, each followed by its value; behind them every key comes once more, at
+    a random place, and the value is asked for there. All other places hold random tokens.
+
+    Parameters
+    ----------
+    length : int
+        Tokens of a sequence, even.
+    pairs : int
+        At most a quarter of ``length``, and fewer than half of ``vocab``.
+    vocab : int
+        Tokens there are, even: the lower half are keys (0 is none), the upper half values.
+    power : float
+        Gaps between a pair and its question follow ``gap ** (power - 1)``: 1 is uniform, towards 0
+        they get short (Zoology: 0.01).
+
+    References
+    ----------
+    Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models", 2023, and
+    the authors' ``multiquery_ar.py``.
+    """
+
+    length: int = 256
+    pairs: int = 8
+    vocab: int = 128
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("length", "pairs", "vocab"):
+            whole(name, getattr(self, name))
+        if self.length % 2 or self.vocab % 2:
+            raise FoveateError(
+                f"MQAR(length={self.length}, vocab={self.vocab}): even numbers were wanted."
+            )
+        if 4 * self.pairs > self.length or self.pairs > self.vocab // 2 - 1:
+            raise FoveateError(
+                f"MQAR(pairs={self.pairs}): at most a quarter of length={self.length} and fewer "
+                f"than half of vocab={self.vocab} were wanted."
+            )
+        if not 0 < self.power <= 1:
+            raise FoveateError(f"MQAR(power={self.power!r}): above 0 and at most 1 was wanted.")
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing among the values."""
+        return 2 / self.vocab
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``n`` sequences: tokens and what is asked for, int64 ``[n, length]`` (-100 nowhere)."""
+        half, context = self.vocab // 2, 2 * self.pairs
+        keys = _different(n, half - 1, self.pairs, generator) + 1
+        values = _different(n, half, self.pairs, generator) + half
+        tokens = torch.randint(self.vocab, (n, self.length), generator=generator)
+        tokens[:, 0:context:2], tokens[:, 1:context:2] = keys, values
+        space = (self.length - context) // 2
+        weight = torch.arange(1, space + 1, dtype=torch.float64) ** (self.power - 1)
+        gaps = torch.multinomial(weight.expand(n, -1), self.pairs, generator=generator)
+        targets = torch.full_like(tokens, NONE)
+        tokens.scatter_(1, context + 2 * gaps, keys)
+        targets.scatter_(1, context + 2 * gaps, values)
+        return tokens, targets
+
+
+@dataclass(frozen=True)
+class CopyTokens:
+    """Copy: random tokens, a mark, and the same tokens again, which are to be foretold.
+
+    Parameters
+    ----------
+    length : int
+        Tokens to copy; a sequence has twice as many.
+    vocab : int
+        Tokens there are; 0 is the mark.
+    """
+
+    length: int = 128
+    vocab: int = 32
+
+    def __post_init__(self) -> None:
+        whole("length", self.length)
+        if whole("vocab", self.vocab) < 3:
+            raise FoveateError(f"CopyTokens(vocab={self.vocab}): at least 3 tokens were wanted.")
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing."""
+        return 1 / (self.vocab - 1)
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``n`` sequences: tokens and what is asked for, int64 ``[n, 2 * length]``."""
+        text = torch.randint(1, self.vocab, (n, self.length), generator=generator)
+        mark = torch.zeros(n, 1, dtype=torch.int64)
+        tokens = torch.cat([text, mark, text[:, :-1]], 1)
+        return tokens, torch.cat([torch.full_like(text, NONE), text], 1)
+
+
+@dataclass(frozen=True)
+class MatchingShapes:
+    """Images in which every shape stands twice, far apart, once in colour: which colour was it?
+
+    A grid of tokens in square cells of ``cell`` side. Some cells hold a random shape of filled
+    tokens; each shape stands in two cells that are at least ``apart`` cells from each other, once
+    in a colour and once in grey. At the grey one's tokens the colour is asked for.
+
+    Parameters
+    ----------
+    side : int
+        Tokens along each side.
+    cell : int
+        Tokens along a cell's side; it divides ``side``.
+    shapes : int
+        Different shapes of an image.
+    colours : int
+    apart : int
+        Cells between the two, along the longer of both axes.
+
+    Notes
+    -----
+    Tokens: 0 empty, 1 grey, ``2 …`` the colours.
+    """
+
+    side: int = 16
+    cell: int = 2
+    shapes: int = 6
+    colours: int = 8
+    apart: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("side", "cell", "shapes", "colours", "apart"):
+            whole(name, getattr(self, name))
+        cells = self.side // self.cell
+        if self.side % self.cell or self.apart >= cells:
+            raise FoveateError(
+                f"MatchingShapes(side={self.side}, cell={self.cell}, apart={self.apart}): a side "
+                "that is a multiple of the cell, and cells further apart than that were wanted."
+            )
+        if 4 * self.shapes > cells * cells or self.shapes > 2 ** (self.cell**2) - 1:
+            raise FoveateError(
+                f"MatchingShapes(shapes={self.shapes}): at most a quarter of the {cells * cells} "
+                f"cells, and of the shapes that {self.cell} × {self.cell} tokens can have."
+            )
+
+    @property
+    def vocab(self) -> int:
+        """Tokens there are."""
+        return 2 + self.colours
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing."""
+        return 1 / self.colours
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``n`` images: tokens and the colours asked for, int64 ``[n, side * side]``."""
+        cells, inner = self.side // self.cell, self.cell**2
+        shape = _different(n, 2**inner - 1, self.shapes, generator) + 1
+        bits = (shape.unsqueeze(-1) >> torch.arange(inner)) & 1  # [n, shapes, inner]
+        colour = torch.randint(self.colours, (n, self.shapes), generator=generator) + 2
+        grey, painted = self._places(n, generator)
+        tokens = torch.zeros(n, cells * cells, inner, dtype=torch.int64)
+        targets = torch.full_like(tokens, NONE)
+        at = lambda place: place.unsqueeze(-1).expand(-1, -1, inner)  # noqa: E731
+        tokens.scatter_(1, at(grey), bits)
+        tokens.scatter_(1, at(painted), bits * colour.unsqueeze(-1))
+        asked = torch.where(bits > 0, colour.unsqueeze(-1), NONE)
+        targets.scatter_(1, at(grey), asked)
+        return self._flat(tokens, cells), self._flat(targets, cells)
+
+    def _places(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Cells of the grey and of the coloured shapes, ``[n, shapes]`` each, all different."""
+        cells = self.side // self.cell
+        where = torch.arange(cells * cells)
+        y, x = where // cells, where % cells
+        gap = torch.maximum((y[:, None] - y).abs(), (x[:, None] - x).abs())
+        far = (gap >= self.apart).double()  # [cells², cells²]
+        free = torch.ones(n, cells * cells, dtype=torch.float64)
+        grey, painted = [], []
+        for _ in range(self.shapes):
+            reach = free * ((free @ far) > 0)
+            one = torch.multinomial(reach, 1, generator=generator)
+            free = free.scatter(1, one, 0)
+            two = torch.multinomial(free * far[one[:, 0]], 1, generator=generator)
+            free = free.scatter(1, two, 0)
+            grey.append(one)
+            painted.append(two)
+        return torch.cat(grey, 1), torch.cat(painted, 1)
+
+    def _flat(self, x: Tensor, cells: int) -> Tensor:
+        """Cells' tokens ``[n, cells², cell²]`` row by row of the image."""
+        x = x.unflatten(-1, (self.cell, self.cell)).unflatten(1, (cells, cells))
+        return x.permute(0, 1, 3, 2, 4).flatten(1)
+
+
+def _different(n: int, of: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` different numbers below ``of``, in random order, for each of ``n``."""
+    return torch.rand(n, of, generator=generator).topk(count, -1).indices
