@@ -1,17 +1,25 @@
 """Trainable attention operators: ``y = layer(x)``, ``[B, S, dim] -> [B, S, dim]``."""
 
 from .attention_bias import AttentionBias, attention_with_bias
+from .biformer import BiLevelRouting
 from .cross_shaped import CrossShapedWindowAttention
 from .flash_window import flash_window_attention
 from .halo import HaloAttention
+from .moba import MoBA
 from .multi_window import MultiWindowAttention
+from .routing import RoutingAttention
+from .tiny import TinyModel
 from .window import WindowAttention
 
 __all__ = [
     "AttentionBias",
+    "BiLevelRouting",
     "CrossShapedWindowAttention",
     "HaloAttention",
+    "MoBA",
     "MultiWindowAttention",
+    "RoutingAttention",
+    "TinyModel",
     "WindowAttention",
     "attention_with_bias",
     "flash_window_attention",

@@ -6,8 +6,13 @@ Each has ``.mask(Sq, Sk)`` (the matrix, to look at), ``.density(Sq, Sk)`` and
 """
 
 from ._base import Pattern
-from .grid import CrossShaped, Halo, Neighborhood, Windows
+from .bilevel import BiLevel
+from .clusters import Clusters, spherical_kmeans
+from .grid import CrossShaped, Halo, Windows
 from .groups import ShiftedGroups
+from .hip import HiP
+from .moba import MoBA
+from .neighborhood import Neighborhood
 from .power import PowerAttention
 from .sequence import (
     Causal,
@@ -18,13 +23,18 @@ from .sequence import (
     SlidingWindow,
     Strided,
 )
+from .simulate import Tiles, tiles_touched
 
 __all__ = [
+    "BiLevel",
     "Causal",
+    "Clusters",
     "CrossShaped",
     "Dilated",
     "Documents",
     "Halo",
+    "HiP",
+    "MoBA",
     "MultiWindow",
     "Neighborhood",
     "Pattern",
@@ -33,5 +43,8 @@ __all__ = [
     "ShiftedGroups",
     "SlidingWindow",
     "Strided",
+    "Tiles",
     "Windows",
+    "spherical_kmeans",
+    "tiles_touched",
 ]

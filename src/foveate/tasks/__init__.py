@@ -10,6 +10,8 @@ from .format import Format
 from .injection import Injection
 from .ioi import IOI
 from .needle import Needle
+from .recall import MQAR, CopyTokens, MatchingShapes
+from .training import Fit, accuracy, fit
 from .unanswerable import Unanswerable
 
 __all__ = [
@@ -25,6 +27,13 @@ __all__ = [
     "ColouredObjects",
     "Derivation",
     "derivations",
+    # worlds to train small models on
+    "MQAR",
+    "CopyTokens",
+    "MatchingShapes",
+    "fit",
+    "Fit",
+    "accuracy",
     # the protocol
     "Item",
     "Task",
