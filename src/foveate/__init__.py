@@ -20,6 +20,7 @@ from .find.circuits import Circuit, Pairs, activation_patching, find_circuit, pa
 from .find.heads import find_heads
 from .find.importance import head_importance, leave_one_out, only_head, prune_greedily
 from .find.scores import HeadScores
+from .find.tuning import tune
 from .inspection import inspect
 from .load import load
 from .methods import (
@@ -38,6 +39,7 @@ from .methods import (
     RectifiedSpaAttn,
     Select,
     Shift,
+    Tuned,
     ZeroTuning,
 )
 from .patterns import SlidingWindow
@@ -111,6 +113,8 @@ __all__ = [
     "prune_greedily",
     "evaluate",
     "Table",
+    "tune",
+    "Tuned",
     "decoding",
     "find",
     "layers",

@@ -56,7 +56,7 @@ def compare(
             raise FoveateError(f"--out {path}: a name that ends in {', '.join(_SUFFIXES)}.")
         if not path.expanduser().resolve().parent.is_dir():
             raise FoveateError(f"--out {path}: there is no such folder.")
-    tasks = [_sized(task(text), n, seed) for text in task_]
+    tasks = [sized(task(text), n, seed) for text in task_]
     methods: dict[str, Any] = {"dense": []}
     for text in method_ or ():
         name, made = method(text)
@@ -118,7 +118,7 @@ def drawn(table: Table, task_: str) -> Drawn:
     return made
 
 
-def _sized(made: Any, n: int | None, seed: int | None) -> Any:
+def sized(made: Any, n: int | None, seed: int | None) -> Any:
     """The task with the options that hold for all."""
     names = {one.name for one in fields(made)}
     given = {"n": n, "seed": seed}

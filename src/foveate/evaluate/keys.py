@@ -5,33 +5,20 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import platform
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from functools import cache
-from importlib import metadata
 from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..find._model import ModelId
+from ..find._model import ModelId, versions
 from ..tasks import Item
 
 __all__ = ["batch_key", "described", "model_facts", "versions"]
-
-
-def versions() -> dict[str, str]:
-    """The libraries that a reply may depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("foveate", "torch", "transformers", "tokenizers"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
 
 
 def model_facts(model: nn.Module, tokenizer: Any) -> dict[str, Any]:

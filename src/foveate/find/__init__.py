@@ -42,6 +42,7 @@ _OFFERS = {
     "profiling": ("profile_heads",),
     "receiver": ("receiver_scores", "sentence_attention"),
     "scores": ("HeadScores",),
+    "tuning": ("tune",),
     "zerotuning": ("fit_zerotuning",),
 }
 _HOME = {name: module for module, names in _OFFERS.items() for name in names}

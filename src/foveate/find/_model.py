@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import PurePath
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import nn
 
 from ..load import home
 
-__all__ = ["ModelId"]
+__all__ = ["ModelId", "versions"]
 
 _SAMPLES = 16  # numbers looked at of each weight
 
@@ -54,3 +56,14 @@ class ModelId:
             rounded = some.to(torch.bfloat16) if some.is_floating_point() else some
             digest.update(rounded.double().cpu().numpy().tobytes())
         return cls(name, kind, digest.hexdigest()[:16])
+
+
+def versions() -> dict[str, str]:
+    """The libraries that what is found may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("foveate", "torch", "transformers", "tokenizers"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found

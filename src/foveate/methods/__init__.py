@@ -42,6 +42,7 @@ from .pasta import PASTA
 from .residual import KeepResidual, SetActivations
 from .select import Select
 from .sparse import DeltaCorrection, HyperAttention, RectifiedSpaAttn
+from .tuned import Tuned
 from .zerotuning import ZeroTuning
 
 __all__ = [
@@ -62,5 +63,6 @@ __all__ = [
     "Select",
     "SetActivations",
     "Shift",
+    "Tuned",
     "ZeroTuning",
 ]

@@ -42,7 +42,8 @@ class Needle(Made):
     Notes
     -----
     Regions: ``evidence`` (the needle), ``decoy`` (another one, if there is one), ``context`` (the
-    whole text), ``question``. ``info``: ``depth``, ``value``, ``values`` (all the numbers).
+    whole text), ``question``. ``info``: ``depth``, ``value``, ``values`` (all the numbers),
+    ``lead`` (how an answer begins, up to the number).
     """
 
     length: int = 1024
@@ -90,7 +91,12 @@ class Needle(Made):
             answer=values[0],
             marks=marks,
             wrong=tuple(values[1:]),
-            info={"depth": depth, "value": values[0], "values": values},
+            info={
+                "depth": depth,
+                "value": values[0],
+                "values": values,
+                "lead": _SAYS.format(key=keys[0], value="").removesuffix(" ."),
+            },
         )
 
     def _hay(self, rng: random.Random, tokenizer: Any, said: list[str], question: str) -> list[str]:
