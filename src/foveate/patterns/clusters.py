@@ -131,8 +131,8 @@ def spherical_kmeans(x: Tensor, clusters: int, *, steps: int = 10) -> Tensor:
     clusters : int
         Not more than there are vectors.
     steps : int
-        Rounds: assign, then average. The first centroids are vectors spaced evenly over the batch;
-        a centroid nobody is nearest to stays.
+        Rounds: assign, then average. The first centroids are the first vector and then, one after
+        the other, the vector furthest from all before; one that nobody is nearest to stays.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def spherical_kmeans(x: Tensor, clusters: int, *, steps: int = 10) -> Tensor:
     n = points.shape[1]
     if clusters > n:
         raise FoveateError(f"spherical_kmeans: {clusters} clusters of {n} vectors were asked for.")
-    centroids = points[:, torch.linspace(0, n - 1, clusters).long().to(x.device)]
+    centroids = _far_apart(points, clusters)
     for _ in range(steps):
         sums, counts = assigned(points, centroids)
         mean = on_sphere(sums)
@@ -157,3 +157,14 @@ def assigned(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     nearest = (points @ centroids.mT).argmax(-1)
     hot = torch.nn.functional.one_hot(nearest, centroids.shape[1]).to(points.dtype)
     return hot.mT @ points, hot.sum(1)
+
+
+def _far_apart(points: Tensor, count: int) -> Tensor:
+    """``count`` of the ``points [H, n, D]``, each the furthest from those before."""
+    found = [points[:, 0]]
+    nearest = (points @ found[0].unsqueeze(-1))[..., 0]
+    for _ in range(count - 1):
+        index = nearest.argmin(-1)[:, None, None].expand(-1, 1, points.shape[-1])
+        found.append(points.gather(1, index)[:, 0])
+        nearest = torch.maximum(nearest, (points @ found[-1].unsqueeze(-1))[..., 0])
+    return torch.stack(found, 1)
