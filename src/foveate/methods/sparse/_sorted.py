@@ -143,7 +143,8 @@ def _rectangle(
     if not shared:  # a mask for each query head: each gets keys of its own
         k, v = (x.repeat_interleave(Hq // Hkv, 1) for x in (k, v))
         Hkv = Hq
-    extra = torch.zeros((), dtype=torch.float32, device=q.device) if mask is None else mask[:, :, 0]
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    extra = torch.zeros((), dtype=dtype, device=q.device) if mask is None else mask[:, :, 0]
     extra = extra.expand(B, Hkv, Sk)
 
     directions = torch.randn(D, how.projections, generator=generator).to(q.device)
@@ -163,7 +164,7 @@ def _rectangle(
     terms = torch.cat(
         [
             terms[..., :width].masked_fill(filled, -INF),
-            (terms[..., width:] + weight.unsqueeze(-1).unsqueeze(-1)).masked_fill(inside, -INF),
+            (terms[..., width:] + weight.to(dtype)[..., None, None]).masked_fill(inside, -INF),
         ],
         -1,
     )
@@ -207,5 +208,5 @@ def _sample(
     chance = chance.to(seen.device).repeat(items, 1, 1)
     late = torch.arange(keys, device=seen.device) >= seen.unsqueeze(-1)
     picked = chance.masked_fill(late, -1.0).topk(samples, -1)[1]
-    weight = (seen / seen.clamp(1, samples)).clamp(min=1.0).log()
+    weight = (seen.double() / seen.clamp(1, samples)).clamp(min=1.0).log()
     return picked, weight
