@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import FoveateError
 from ._base import Pattern, whole
 
-__all__ = ["CrossShaped", "Halo", "Neighborhood", "Windows"]
+__all__ = ["CrossShaped", "Halo", "Windows"]
 
 
 def _axes(who: str, name: str, given: Any, axes: int, least: int = 1) -> tuple[int, ...]:
@@ -32,7 +32,7 @@ class _OnGrid(Pattern):
     grid: tuple[int, ...]
 
     def _set_grid(self, who: str, grid: Any) -> None:
-        if isinstance(grid, int) or not 1 <= len(tuple(grid)) <= 3:
+        if not isinstance(grid, Sequence) or isinstance(grid, str) or not 1 <= len(grid) <= 3:
             raise FoveateError(
                 f"{who}(grid={grid!r}): the grid's sides were wanted, such as (16, 16), of one to "
                 "three axes."
@@ -92,102 +92,6 @@ class _OnGrid(Pattern):
         row = self.tokens // self.grid[0]
         low = min(max(0, first) * row, keys)
         return low, max(low, min(keys, (last + 1) * row))
-
-
-@dataclass(frozen=True, init=False)
-class Neighborhood(_OnGrid):
-    """Generalized neighbourhood attention: a window on a grid.
-
-    With stride, dilation and causality per axis. Along each axis a token sees ``window`` tokens
-    around it, pushed inward at the borders so that there are always as many. With ``dilation`` d
-    they are d apart, each of the d interleaved grids by itself. ``stride`` consecutive tokens share
-    the window of the one in their middle (the right one of two): 1 is a sliding window,
-    ``stride == window`` non-overlapping blocks. A causal axis is seen up to the token itself, and
-    ``window`` counts back from the last token of its group.
-
-    Parameters
-    ----------
-    grid : sequence of int
-        Sides of one to three axes; tokens in row-major order.
-    window, stride, dilation : int or sequence of int
-        Per axis, or one for all. ``window * dilation`` must fit into the side, and ``stride`` into
-        ``window``.
-    causal : bool or sequence of bool
-
-    Raises
-    ------
-    FoveateError
-        What does not fit the grid.
-
-    References
-    ----------
-    Hassani et al., "Generalized Neighborhood Attention", 2025; borders as in NATTEN.
-    """
-
-    grid: tuple[int, ...]
-    window: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    causal: tuple[bool, ...]
-
-    def __init__(
-        self,
-        grid: Sequence[int],
-        window: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-        dilation: int | Sequence[int] = 1,
-        causal: bool | Sequence[bool] = False,
-    ) -> None:
-        self._set_grid("Neighborhood", grid)
-        axes = len(self.grid)
-        for name, value in (("window", window), ("stride", stride), ("dilation", dilation)):
-            object.__setattr__(self, name, _axes("Neighborhood", name, value, axes))
-        causals = (causal,) * axes if isinstance(causal, bool) else tuple(causal)
-        if len(causals) != axes or not all(isinstance(c, bool) for c in causals):
-            raise FoveateError(
-                f"Neighborhood(causal={causal!r}): True or False was wanted, or one an axis."
-            )
-        object.__setattr__(self, "causal", causals)
-        for side, w, s, d in zip(self.grid, self.window, self.stride, self.dilation, strict=True):
-            if w * d > side:
-                raise FoveateError(
-                    f"Neighborhood: a window of {w} with dilation {d} spans {w * d} tokens and the "
-                    f"grid's side is {side}: window * dilation must not be larger."
-                )
-            if s > w:
-                raise FoveateError(
-                    f"Neighborhood: a stride of {s} is larger than the window of {w}; tokens would "
-                    "see windows that they are not in."
-                )
-
-    def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
-        seen = self._inside(q, k)
-        for axis, (i, j) in enumerate(zip(self._at(q), self._at(k), strict=True)):
-            seen = seen & self._along(axis, i, j)
-        return seen
-
-    def _along(self, axis: int, i: Tensor, j: Tensor) -> Tensor:
-        """Visibility along one axis."""
-        side, w = self.grid[axis], self.window[axis]
-        s, d = self.stride[axis], self.dilation[axis]
-        group, i_in, j_in = i % d, i // d, j // d
-        length = (side - group + d - 1) // d  # tokens of this one of the interleaved grids
-        same = group == j % d
-        if self.causal[axis]:
-            leader = torch.minimum(i_in // s * s + s - 1, length - 1)
-            return same & (j_in <= i_in) & (leader - j_in < w)
-        leader = torch.minimum(i_in // s * s + s // 2, length - 1)
-        first = torch.minimum((leader - w // 2).clamp(min=0), length - w)
-        return same & (j_in >= first) & (j_in < first + w)
-
-    def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
-        low, high = self._rows(q_start, q_stop)
-        reach = self.window[0] * self.dilation[0] + self.stride[0] * self.dilation[0]
-        # windows at a border reach further, but never beyond the first or last of their length
-        span = self.window[0] * self.dilation[0]
-        first = min(low - reach, self.grid[0] - span - self.dilation[0])
-        last = max(high + reach, span + self.dilation[0])
-        return self._range(first, min(last, self.grid[0] - 1), keys)
 
 
 @dataclass(frozen=True, init=False)
