@@ -13,7 +13,7 @@ from ...engine.backends.sdpa import with_sinks
 from ...engine.planner import plan
 from ...engine.program import Program
 from ...engine.shapes import Shapes
-from ...engine.terms import fold, region_of
+from ...engine.terms import Terms, fold, region_of
 from ...errors import FoveateError
 from ...patterns._base import whole
 from .._method import Method
@@ -122,44 +122,14 @@ class RectifiedSpaAttn(Method):
         """Sites with the same heads in scope are rewritten alike."""
         return self.scope.heads_of(site)
 
-    def run(
-        self, program: Program, q: Tensor, k: Tensor, v: Tensor,
-        heads: tuple[int, ...] | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def run(self, program: Program, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The operator: rectified ``out [B,Hq,Sq,Dv]`` and ``lse [B,Hq,Sq]``."""
-        shapes = Shapes.of(q, k, v)
-        terms = fold(program, shapes)
-        only_key_terms("RectifiedSpaAttn", program, terms, causal=False)
-        text = self._text(program)
-        given = q, k, v
-        if text is not None and bool(text.all()):  # nothing to pool
-            out, lse = exact(q, k, v, terms.key_mask, terms.scale, False)
-            return with_sinks(terms.sinks, out, lse)[:2]
-        if shapes.Hkv != shapes.Hq:  # each query head chooses blocks of its own
-            k, v = (x.repeat_interleave(shapes.Hq // shapes.Hkv, 1) for x in (k, v))
-        among = text is not None and shapes.Sq == shapes.Sk  # the text asks too
-        pooled = ~text if among and text is not None else None
-        rows = q if pooled is None else q[:, :, pooled]
-        out, lse = rectified(
-            rows, k, v, text, terms.key_mask, scale=terms.scale, block=self.block,
-            density=self.density, mass=self.mass, gain=self.gain,
-        )  # fmt: skip
-        if pooled is not None:
-            assert text is not None
-            full, full_lse = exact(q[:, :, text], k, v, terms.key_mask, terms.scale, False)
-            back = torch.cat([pooled.nonzero()[:, 0], text.nonzero()[:, 0]]).argsort()
-            out = torch.cat([out, full], 2).index_select(2, back)
-            lse = torch.cat([lse, full_lse], 2).index_select(2, back)
-        out, lse, _ = with_sinks(terms.sinks, out, lse)
-        if heads is None:
-            return out, lse
-        done = plan(program, shapes).run(*given)
-        return on_heads(heads, (done.out, done.lse), (out, lse))
+        return Rectified(self, self._text(program), None).run(program, q, k, v)
 
     def rewrite(self, program: Program, site: Site, call: Call) -> Program:
         """The program with the estimate as its operator."""
         heads = self.scope.heads_at(site, call.shapes.Hq)
-        operator = self if heads is None else _OnHeads(self, heads)
+        operator = Rectified(self, self._text(program), heads)
         return program.evolve(operators=(*program.operators, operator))
 
     def _text(self, program: Program) -> Tensor | None:
@@ -173,21 +143,62 @@ class RectifiedSpaAttn(Method):
                 f"batch; it was given {tuple(program.regions[self.text].shape)} with rows that "
                 "differ. Hide what is padding with key_bias instead."
             )
-        text = inside[0]
-        return text if bool(text.any()) else None
+        return inside[0] if bool(inside[0].any()) else None
 
     def _given(self) -> list[str]:
         return [f"density={self.density}", f"mass={self.mass}", f"block={self.block}"]
 
 
-class _OnHeads:
-    """:class:`RectifiedSpaAttn` on some heads."""
+class Rectified:
+    """The estimate of one call.
 
-    def __init__(self, method: RectifiedSpaAttn, heads: tuple[int, ...]) -> None:
-        self.method, self.heads = method, heads
+    Parameters
+    ----------
+    how : RectifiedSpaAttn
+        Its numbers.
+    text : Tensor, optional
+        Bool ``[Sk]``: the keys that stand alone.
+    heads : tuple of int, optional
+        The heads estimated; None for all.
+    """
+
+    def __init__(
+        self, how: RectifiedSpaAttn, text: Tensor | None, heads: tuple[int, ...] | None
+    ) -> None:
+        self.how, self.text, self.heads = how, text, heads
 
     def __repr__(self) -> str:
-        return repr(self.method)
+        return repr(self.how)
 
     def run(self, program: Program, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return self.method.run(program, q, k, v, self.heads)
+        """``out [B,Hq,Sq,Dv]`` and ``lse [B,Hq,Sq]``."""
+        shapes = Shapes.of(q, k, v)
+        terms = fold(program, shapes)
+        only_key_terms("RectifiedSpaAttn", program, terms, causal=False)
+        if self.text is not None and bool(self.text.all()):  # nothing to pool
+            done = plan(program, shapes).run(q, k, v)
+            return done.out, done.lse
+        made = with_sinks(terms.sinks, *self._estimate(terms, q, k, v))[:2]
+        if self.heads is None:
+            return made
+        done = plan(program, shapes).run(q, k, v)
+        return on_heads(self.heads, (done.out, done.lse), made)
+
+    def _estimate(self, terms: Terms, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Without the sinks."""
+        how, text, group = self.how, self.text, q.shape[1] // k.shape[1]
+        if group > 1:  # each query head chooses blocks of its own
+            k, v = (x.repeat_interleave(group, 1) for x in (k, v))
+        # queries beside as many keys are the same tokens: the text asks too, and in full
+        asks = text is not None and q.shape[2] == k.shape[2]
+        pooled = (~text).nonzero()[:, 0] if asks and text is not None else None
+        out, lse = rectified(
+            q if pooled is None else q[:, :, pooled], k, v, text, terms.key_mask,
+            scale=terms.scale, block=how.block, density=how.density, mass=how.mass, gain=how.gain,
+        )  # fmt: skip
+        if pooled is None or text is None:
+            return out, lse
+        full, full_lse = exact(q[:, :, text], k, v, terms.key_mask, terms.scale, False)
+        back = torch.cat([pooled, text.nonzero()[:, 0]]).argsort()
+        out = torch.cat([out, full], 2).index_select(2, back)
+        return out, torch.cat([lse, full_lse], 2).index_select(2, back)
