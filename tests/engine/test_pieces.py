@@ -76,7 +76,9 @@ def oracle(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> tuple[Tensor, Tenso
 def test_pieces_are_their_mask(pattern: Any, causal: bool, Sq: int) -> None:
     q, k, v = tensors(Sq)
     call = {"causal": causal, "q_offset": S - Sq, "scale": 0.25}
-    seen = pattern.route(q, k, **call).matrix()
+    chosen = pattern.route(q, k, **call)
+    seen = chosen.matrix()
+    assert chosen.density() == pytest.approx(float(seen.double().mean()))
     want, want_lse = oracle(q, k, v, seen)
     assert 0.05 < seen.double().mean() < 0.7
     got = fv.attention(q, k, v, pattern=pattern, causal=causal, scale=0.25)
@@ -137,3 +139,10 @@ def test_combined_and_on_some_heads() -> None:
 def test_what_looks_at_the_content_has_no_mask_of_its_own() -> None:
     with pytest.raises(fv.FoveateError, match="without queries and keys"):
         Nearest().mask(8)
+
+
+def test_a_selection_is_of_one_size() -> None:
+    q, k, _ = tensors()
+    chosen = Nearest().route(q, k, causal=True, q_offset=0)
+    with pytest.raises(fv.FoveateError, match="no other size"):
+        chosen.density(50)

@@ -75,6 +75,37 @@ class Selection(Pattern):
         """For the executor."""
         return Selected(self.pieces, self.causal, self.q_offset)
 
+    def _seen(self, piece: Pieces) -> int:
+        leading = torch.broadcast_shapes(piece.rows.shape[:-1], piece.keys.shape[:-1])
+        rows = piece.rows.expand(*leading, -1).flatten(0, -2)
+        keys = piece.keys.expand(*leading, -1).flatten(0, -2)
+        count = 0
+        for r, u in zip(rows.split(256), keys.split(256), strict=True):
+            tokens = (u.unsqueeze(-1) * piece.unit + torch.arange(piece.unit)).flatten(1)
+            there = ((u >= 0).repeat_interleave(piece.unit, 1)) & (tokens < self.Sk)
+            if self.causal and not piece.past:
+                ahead = tokens[:, None] > (r + self.q_offset)[:, :, None]
+                count += int((there[:, None] & (r >= 0)[:, :, None] & ~ahead).sum())
+            else:
+                count += int(((r >= 0).sum(1) * there.sum(1)).sum())
+        return count
+
+    def density(
+        self, Sq: int | None = None, Sk: int | None = None, q_offset: int | None = None
+    ) -> float:
+        """The share of the call's pairs that is seen, over its heads and batch items."""
+        for name, given, own in (("Sq", Sq, self.Sq), ("Sk", Sk, self.Sk)):
+            if given not in (None, own):
+                raise FoveateError(
+                    f"{name}={given} was given; this was chosen for a call of {self.Sq} × "
+                    f"{self.Sk} and has no other size."
+                )
+        seen = 0.0
+        for piece in self.pieces:  # one that is not told apart counts for every head
+            told = torch.broadcast_shapes(piece.rows.shape[:2], piece.keys.shape[:2])
+            seen += self._seen(piece) / told.numel()
+        return seen / (self.Sq * self.Sk)
+
     def matrix(self) -> Tensor:
         """Who sees whom, written out: bool ``[B|1, H|1, Sq, Sk]``."""
         b, h = (max(p.rows.shape[d] for p in self.pieces) for d in (0, 1))
