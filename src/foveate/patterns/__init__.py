@@ -8,6 +8,7 @@ Each has ``.mask(Sq, Sk)`` (the matrix, to look at), ``.density(Sq, Sk)`` and
 from ._base import Pattern
 from .bilevel import BiLevel
 from .clusters import Clusters, spherical_kmeans
+from .dhsa import DHSA
 from .grid import CrossShaped, Halo, Windows
 from .groups import ShiftedGroups
 from .hip import HiP
@@ -26,6 +27,7 @@ from .sequence import (
 from .simulate import Tiles, tiles_touched
 
 __all__ = [
+    "DHSA",
     "BiLevel",
     "Causal",
     "Clusters",
