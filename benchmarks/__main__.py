@@ -1,7 +1,8 @@
 """``python -m benchmarks [NAME ...]``: run benchmarks by name, all of them by default.
 
 ``autopasta``, ``architectures`` (many minutes), ``literature`` (needs the extra ``search``),
-``patterns``, ``reach`` and ``gpu`` (needs CUDA) run only when named.
+``patterns``, ``reach``, ``gpu`` (needs CUDA), ``sparse_prefill`` (five minutes) and
+``sparse_quality`` (half an hour; goes on where it stopped) run only when named.
 Beside them stand ``benchmarks.peers_*`` (other libraries, which have to be installed).
 """
 
@@ -11,7 +12,8 @@ import importlib
 import sys
 
 NAMES = ("operator", "precision", "prefill", "memory", "decode", "steering", "finders")
-LONG = ("autopasta", "architectures", "literature", "patterns", "reach", "gpu")  # only when named
+LONG = ("autopasta", "architectures", "literature", "patterns", "reach", "gpu", "sparse_prefill",
+        "sparse_quality")  # only when named  # fmt: skip
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:

@@ -22,24 +22,49 @@ import foveate as fv
 
 TAIL = 512  # tokens of the document whose loss is taken
 
+# what is said, what is asked, how the answer begins
 _SINGLE = (
-    ("The bronze bell of the abbey weighs {v} kilograms.", "How many kilograms does the bronze bell "
-     "of the abbey weigh?", "The bronze bell of the abbey weighs"),
-    ("The ferry to Norhaven carries {v} passengers a year.", "How many passengers does the ferry to "
-     "Norhaven carry a year?", "The ferry to Norhaven carries"),
-    ("The combination of the museum safe is {v}.", "What is the combination of the museum safe?",
-     "The combination of the museum safe is"),
-    ("The painting by Ansel Crowe was sold for {v} crowns.", "For how many crowns was the painting "
-     "by Ansel Crowe sold?", "The painting by Ansel Crowe was sold for"),
-    ("The tunnel under Mount Sorrel is {v} metres long.", "How many metres long is the tunnel under "
-     "Mount Sorrel?", "The tunnel under Mount Sorrel is"),
-    ("The flight to Port Ellery has the number {v}.", "Which number does the flight to Port Ellery "
-     "have?", "The flight to Port Ellery has the number"),
-    ("The library of Saint Odile holds {v} manuscripts.", "How many manuscripts does the library of "
-     "Saint Odile hold?", "The library of Saint Odile holds"),
-    ("The orchard behind the mill has {v} apple trees.", "How many apple trees does the orchard "
-     "behind the mill have?", "The orchard behind the mill has"),
-)  # fmt: skip
+    (
+        "The bronze bell of the abbey weighs {v} kilograms.",
+        "How many kilograms does the bronze bell of the abbey weigh?",
+        "The bronze bell of the abbey weighs",
+    ),
+    (
+        "The ferry to Norhaven carries {v} passengers a year.",
+        "How many passengers does the ferry to Norhaven carry a year?",
+        "The ferry to Norhaven carries",
+    ),
+    (
+        "The combination of the museum safe is {v}.",
+        "What is the combination of the museum safe?",
+        "The combination of the museum safe is",
+    ),
+    (
+        "The painting by Ansel Crowe was sold for {v} crowns.",
+        "For how many crowns was the painting by Ansel Crowe sold?",
+        "The painting by Ansel Crowe was sold for",
+    ),
+    (
+        "The tunnel under Mount Sorrel is {v} metres long.",
+        "How many metres long is the tunnel under Mount Sorrel?",
+        "The tunnel under Mount Sorrel is",
+    ),
+    (
+        "The flight to Port Ellery has the number {v}.",
+        "Which number does the flight to Port Ellery have?",
+        "The flight to Port Ellery has the number",
+    ),
+    (
+        "The library of Saint Odile holds {v} manuscripts.",
+        "How many manuscripts does the library of Saint Odile hold?",
+        "The library of Saint Odile holds",
+    ),
+    (
+        "The orchard behind the mill has {v} apple trees.",
+        "How many apple trees does the orchard behind the mill have?",
+        "The orchard behind the mill has",
+    ),
+)
 _KEYS = ("Arden", "Barrow", "Calder", "Dunmore", "Esk", "Farrow", "Gorse", "Harrow")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -43,7 +44,12 @@ def share(pattern: Pattern, tokens: int) -> float:
     return seen / int((rows + 1).sum()) / (pattern.heads or 1)
 
 
-def fitted(make: Make, wanted: float, tokens: int) -> Pattern:
+def fitted(
+    make: Make,
+    wanted: float,
+    tokens: int,
+    density: Callable[[Any, int], float] = share,
+) -> Pattern:
     """The largest pattern of a family that shows at most ``wanted`` of a causal triangle.
 
     Parameters
@@ -54,6 +60,8 @@ def fitted(make: Make, wanted: float, tokens: int) -> Pattern:
         In (0, 1].
     tokens : int
         The length at which it is to hold.
+    density : callable
+        Counts a pattern at a length; :func:`share` by default.
 
     Raises
     ------
@@ -63,14 +71,14 @@ def fitted(make: Make, wanted: float, tokens: int) -> Pattern:
     if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not 0 < wanted <= 1:
         raise FoveateError(f"A density of {wanted!r} was asked for; 0 < density <= 1 was wanted.")
     low, high = 1, tokens
-    if share(make(low), tokens) > wanted:
+    if density(make(low), tokens) > wanted:
         raise FoveateError(
             f"{make(low)!r} shows more than {wanted:.3g} of {tokens} tokens: a larger density, or "
             "longer texts, were wanted."
         )
     while low < high:
         middle = (low + high + 1) // 2
-        if share(make(middle), tokens) <= wanted:
+        if density(make(middle), tokens) <= wanted:
             low = middle
         else:
             high = middle - 1
