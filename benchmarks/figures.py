@@ -8,7 +8,11 @@ from pathlib import Path
 from .harness import RESULTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
-OWN_PAGE = ("architectures", "literature", "sparse_quality")  # their benchmarks write a page of their own
+OWN_PAGE = (
+    "architectures",
+    "literature",
+    "sparse_quality",
+)  # their benchmarks write a page of their own
 HEAD = """# Figures
 
 Made by `make bench` (`python -m benchmarks`), side by side in one run: the candidates in turn; the
