@@ -25,6 +25,7 @@ from .sequence import (
     Strided,
 )
 from .simulate import Tiles, tiles_touched
+from .vertical_slash import VerticalSlash
 
 __all__ = [
     "DHSA",
@@ -46,6 +47,7 @@ __all__ = [
     "SlidingWindow",
     "Strided",
     "Tiles",
+    "VerticalSlash",
     "Windows",
     "spherical_kmeans",
     "tiles_touched",
