@@ -102,7 +102,8 @@ class BiLevelRouting(nn.Module):
             )
         q, k, v = self.qkv(x).chunk(3, -1)
         heads = (split_heads(t, self.heads) for t in (q, k, v))
-        out = merge_heads(attention(*heads, pattern=self.pattern, scale=self.scale).out)
+        some = self.pattern if self.pattern.top < len(self.pattern.members) else None
+        out = merge_heads(attention(*heads, pattern=some, scale=self.scale).out)
         if self.local is not None:
             out = out + self.local(v.mT.unflatten(-1, grid)).flatten(2).mT
         return self.proj(out)

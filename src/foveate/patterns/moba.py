@@ -190,8 +190,8 @@ def _each(blocks: Tensor, block: int, Sk: int) -> Pieces:
     return Pieces(rows, keys)
 
 
-def by_block(chosen: Tensor, blocks: int, unit: int, *, past: bool, size: int = 128) -> Pieces:
-    """Who chose which block, turned round: ``size`` queries at a time that chose one block.
+def by_block(chosen: Tensor, blocks: int, unit: int, *, past: bool) -> Pieces:
+    """Who chose which block, turned round: queries that chose one block, some at a time.
 
     Parameters
     ----------
@@ -201,8 +201,6 @@ def by_block(chosen: Tensor, blocks: int, unit: int, *, past: bool, size: int = 
         How many there are, and keys of one.
     past : bool
         Whether no chosen block holds a key after the query that chose it.
-    size : int
-        Queries taken together; the last lot of a block is filled up.
     """
     B, H, Sq, t = chosen.shape
     device = chosen.device
@@ -211,6 +209,8 @@ def by_block(chosen: Tensor, blocks: int, unit: int, *, past: bool, size: int = 
     code, order = code.sort(stable=True)
     count = code.bincount(minlength=B * H * blocks + 1)[:-1]
     total = int(count.sum())
+    # queries taken together, at most: the last lot of a block is filled up
+    size = min(128, 1 << max(4, (total // max(1, B * H * blocks)).bit_length()))
     code, order = code[:total], order[:total]
     lots = (count + size - 1) // size
     lots_of = lots.view(B * H, blocks)

@@ -118,97 +118,82 @@ class CopyTokens:
 class MatchingShapes:
     """Images in which every shape stands twice, far apart, once in colour: which colour was it?
 
-    A grid of tokens in square cells of ``cell`` side. Some cells hold a random shape of filled
-    tokens; each shape stands in two cells that are at least ``apart`` cells from each other, once
-    in a colour and once in grey. At the grey one's tokens the colour is asked for.
+    A grid of tokens (patches). Some hold a shape; each shape of an image stands at two places, once
+    in a colour and once in grey, and at the grey one the colour is asked for.
 
     Parameters
     ----------
     side : int
         Tokens along each side.
-    cell : int
-        Tokens along a cell's side; it divides ``side``.
     shapes : int
         Different shapes of an image.
+    kinds : int
+        Shapes there are.
     colours : int
     apart : int
-        Cells between the two, along the longer of both axes.
+        Tokens between the two, along the longer of both axes, at least: from ``w`` on no window of
+        ``w × w`` tokens holds both.
 
     Notes
     -----
-    Tokens: 0 empty, 1 grey, ``2 …`` the colours.
+    Tokens: 0 is empty; ``1 + kind * (1 + colours)`` a shape in grey, and behind it its colours.
     """
 
-    side: int = 16
-    cell: int = 2
-    shapes: int = 6
-    colours: int = 8
-    apart: int = 3
+    side: int = 8
+    shapes: int = 8
+    kinds: int = 16
+    colours: int = 4
+    apart: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("side", "cell", "shapes", "colours", "apart"):
+        for name in ("side", "shapes", "kinds", "colours", "apart"):
             whole(name, getattr(self, name))
-        cells = self.side // self.cell
-        if self.side % self.cell or self.apart >= cells:
+        if 2 * self.apart > self.side:
             raise FoveateError(
-                f"MatchingShapes(side={self.side}, cell={self.cell}, apart={self.apart}): a side "
-                "that is a multiple of the cell, and cells further apart than that were wanted."
+                f"MatchingShapes(apart={self.apart}): at most half of side={self.side} was wanted, "
+                "so that every place has others that far away."
             )
-        if 4 * self.shapes > cells * cells or self.shapes > 2 ** (self.cell**2) - 1:
+        if 4 * self.shapes > self.side**2 or self.shapes > self.kinds:
             raise FoveateError(
-                f"MatchingShapes(shapes={self.shapes}): at most a quarter of the {cells * cells} "
-                f"cells, and of the shapes that {self.cell} × {self.cell} tokens can have."
+                f"MatchingShapes(shapes={self.shapes}): at most kinds={self.kinds}, and a quarter "
+                f"of the {self.side**2} places, were wanted."
             )
 
     @property
     def vocab(self) -> int:
         """Tokens there are."""
-        return 2 + self.colours
+        return 1 + self.kinds * (1 + self.colours)
 
     @property
     def chance(self) -> float:
-        """The accuracy of guessing."""
+        """The accuracy of guessing among the colours."""
         return 1 / self.colours
 
     def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``n`` images: tokens and the colours asked for, int64 ``[n, side * side]``."""
-        cells, inner = self.side // self.cell, self.cell**2
-        shape = _different(n, 2**inner - 1, self.shapes, generator) + 1
-        bits = (shape.unsqueeze(-1) >> torch.arange(inner)) & 1  # [n, shapes, inner]
-        colour = torch.randint(self.colours, (n, self.shapes), generator=generator) + 2
-        grey, painted = self._places(n, generator)
-        tokens = torch.zeros(n, cells * cells, inner, dtype=torch.int64)
-        targets = torch.full_like(tokens, NONE)
-        at = lambda place: place.unsqueeze(-1).expand(-1, -1, inner)  # noqa: E731
-        tokens.scatter_(1, at(grey), bits)
-        tokens.scatter_(1, at(painted), bits * colour.unsqueeze(-1))
-        asked = torch.where(bits > 0, colour.unsqueeze(-1), NONE)
-        targets.scatter_(1, at(grey), asked)
-        return self._flat(tokens, cells), self._flat(targets, cells)
+        kind = _different(n, self.kinds, self.shapes, generator) * (1 + self.colours) + 1
+        colour = torch.randint(1, 1 + self.colours, (n, self.shapes), generator=generator)
+        grey, painted = self.places(n, generator)
+        tokens = torch.zeros(n, self.side**2, dtype=torch.int64)
+        tokens.scatter_(1, grey, kind).scatter_(1, painted, kind + colour)
+        return tokens, torch.full_like(tokens, NONE).scatter_(1, grey, colour)
 
-    def _places(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Cells of the grey and of the coloured shapes, ``[n, shapes]`` each, all different."""
-        cells = self.side // self.cell
-        where = torch.arange(cells * cells)
-        y, x = where // cells, where % cells
+    def places(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Where the grey and the coloured shapes stand, int64 ``[n, shapes]`` each."""
+        where = torch.arange(self.side**2)
+        y, x = where // self.side, where % self.side
         gap = torch.maximum((y[:, None] - y).abs(), (x[:, None] - x).abs())
-        far = (gap >= self.apart).double()  # [cells², cells²]
-        free = torch.ones(n, cells * cells, dtype=torch.float64)
-        grey, painted = [], []
+        far = (gap >= self.apart).double()
+        free = torch.ones(n, self.side**2, dtype=torch.float64)
+        found: list[list[Tensor]] = [[], []]
         for _ in range(self.shapes):
-            reach = free * ((free @ far) > 0)
-            one = torch.multinomial(reach, 1, generator=generator)
+            one = torch.multinomial(free * ((free @ far) > 0), 1, generator=generator)
             free = free.scatter(1, one, 0)
             two = torch.multinomial(free * far[one[:, 0]], 1, generator=generator)
             free = free.scatter(1, two, 0)
-            grey.append(one)
-            painted.append(two)
-        return torch.cat(grey, 1), torch.cat(painted, 1)
-
-    def _flat(self, x: Tensor, cells: int) -> Tensor:
-        """Cells' tokens ``[n, cells², cell²]`` row by row of the image."""
-        x = x.unflatten(-1, (self.cell, self.cell)).unflatten(1, (cells, cells))
-        return x.permute(0, 1, 3, 2, 4).flatten(1)
+            found[0].append(one)
+            found[1].append(two)
+        return torch.cat(found[0], 1), torch.cat(found[1], 1)
 
 
 def _different(n: int, of: int, count: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,147 @@
+"""Small models that differ in their attention alone, trained at equal compute and asked alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...engine.attention import attention
+from ...layers._projections import merge_heads, split_heads
+from ...layers.tiny import TinyModel
+from ...patterns import Pattern
+from ...tasks.training import accuracy, fit
+
+__all__ = ["Arm", "Attend", "Outcome", "compare", "flops"]
+
+
+class Attend(nn.Module):
+    """Plain attention under a static pattern: the baselines' layer."""
+
+    def __init__(
+        self, dim: int, heads: int, pattern: Pattern | None = None, *, causal: bool = True
+    ) -> None:
+        super().__init__()
+        self.heads, self.pattern, self.causal = heads, pattern, causal
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, S, dim] -> [B, S, dim]``."""
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, -1))
+        found = attention(q, k, v, causal=self.causal, pattern=self.pattern)
+        return self.proj(merge_heads(found.out))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model: how an attention layer is made, and the pairs of a token that it computes.
+
+    ``pairs`` counts query–key products a token, those of the routing among them.
+    """
+
+    make: Callable[[], nn.Module]
+    pairs: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training gave: accuracy an item, steps, seconds, FLOPs a step."""
+
+    accuracy: list[float] = field(repr=False)
+    steps: int
+    seconds: float
+    flops: float
+    model: TinyModel = field(repr=False)
+
+    @property
+    def mean(self) -> float:
+        """Accuracy over all items."""
+        return sum(self.accuracy) / len(self.accuracy)
+
+    def figures(self) -> dict[str, Any]:
+        """For a table."""
+        return {
+            "accuracy": round(self.mean, 4),
+            "steps": self.steps,
+            "seconds": round(self.seconds, 1),
+            "TFLOP": round(self.flops * self.steps / 1e12, 3),
+        }
+
+
+def flops(model: nn.Module, tokens: int, dim: int, pairs: float, layers: int) -> float:
+    """FLOPs of a training step: matrix products of weights and of pairs, forward and backward."""
+    weights = 0
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            weights += module.weight.numel()
+    return 3 * tokens * (2 * weights + 4 * dim * pairs * layers)
+
+
+def compare(
+    arms: Mapping[str, Arm],
+    task: Any,
+    *,
+    dim: int,
+    layers: int,
+    steps: int,
+    first: tuple[int, Arm] | None = None,
+    batch: int = 32,
+    lr: float = 3e-3,
+    items: int = 200,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+    **model: Any,
+) -> dict[str, Outcome]:
+    """Train each arm on as many FLOPs as ``steps`` of the first arm take.
+
+    Parameters
+    ----------
+    first : (int, Arm), optional
+        So many steps that all arms share, with this attention: the weights go on in each arm.
+    model
+        For :class:`TinyModel`.
+
+    Notes
+    -----
+    The arms share the seed, the batches and the items asked.
+    """
+
+    def built(arm: Arm) -> TinyModel:
+        torch.manual_seed(seed)
+        return TinyModel(task.vocab, dim, [arm.make() for _ in range(layers)], **model)
+
+    def trained(name: str, net: TinyModel, many: int, seed: int) -> float:
+        def more() -> Tensor:
+            losses = [a.commitment for a in net.attention if hasattr(a, "commitment")]
+            return sum(losses, torch.zeros(()))
+
+        def told(done: int, loss: float) -> None:
+            if done % 25 == 0:
+                progress(f"{name}: step {done} of {many}, loss {loss:.2f}")
+
+        how = {"batch": batch, "lr": lr, "seed": seed}
+        return fit(net, task, steps=many, more=more, progress=told, **how).seconds
+
+    shared: dict[str, Tensor] = {}
+    if first is not None:
+        net = built(first[1])
+        trained("all alike", net, first[0], seed)
+        shared = net.state_dict()
+    budget: float | None = None
+    found: dict[str, Outcome] = {}
+    for name, arm in arms.items():
+        net = built(arm)
+        if shared:
+            net.load_state_dict(shared)
+        tokens = batch * task.batch(1, torch.Generator())[0].shape[1]
+        cost = flops(net, tokens, dim, arm.pairs, layers)
+        budget = cost * steps if budget is None else budget
+        mine = round(budget / cost)
+        seconds = trained(name, net, mine, seed + 1)
+        shares = accuracy(net, task, n=items, seed=seed + 2)
+        found[name] = Outcome(shares, mine, seconds, cost, net)
+    return found
