@@ -247,6 +247,8 @@ def _last_user(item: Item) -> str:
 
 def _marked(item: Item, text: str, name: str) -> Span | None:
     piece = item.marks.get(name)
+    if isinstance(piece, list):  # the first of several
+        piece = piece[0] if piece else None
     if isinstance(piece, str):  # words of the question may stand in the context too
         start = text.rfind(piece) if name == "question" else text.find(piece)
         return None if start < 0 else (start, start + len(piece))

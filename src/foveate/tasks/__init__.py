@@ -10,6 +10,7 @@ from .format import Format
 from .injection import Injection
 from .ioi import IOI
 from .needle import Needle
+from .questions import Questions
 from .recall import MQAR, CopyTokens, MatchingShapes
 from .training import Fit, accuracy, fit
 from .unanswerable import Unanswerable
@@ -27,6 +28,8 @@ __all__ = [
     "ColouredObjects",
     "Derivation",
     "derivations",
+    # your own
+    "Questions",
     # worlds to train small models on
     "MQAR",
     "CopyTokens",

@@ -18,6 +18,8 @@ from .answering import generate, text_of
 
 __all__ = ["Item", "Task", "answer", "prompts", "says", "score_answers"]
 
+Mark = str | tuple[int, int]
+
 
 def says(reply: str, value: str) -> bool:
     """Whether a reply states a value as whole words, whatever the case."""
@@ -39,7 +41,7 @@ class Item:
         What the user says, or the messages of a chat.
     answer : str
         What a right reply states.
-    marks : mapping of str to str or (int, int)
+    marks : mapping of str to str or (int, int), or a list of these
         Regions: a piece of the content (every occurrence) or, of a text, a span of its characters.
     wrong : tuple of str
         Other candidates: a reply that states one of them is wrong.
@@ -52,7 +54,7 @@ class Item:
     id: str
     content: str | list[dict[str, str]]
     answer: str
-    marks: Mapping[str, str | tuple[int, int]] = field(default_factory=dict)
+    marks: Mapping[str, Mark | list[Mark]] = field(default_factory=dict)
     wrong: tuple[str, ...] = ()
     raw: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -120,11 +122,12 @@ def prompts(
         texts = [_content(item, raw) for item in batch]
         prompt = Prompt(tokenizer, texts, padding_side="left")
         for row, item in enumerate(batch):
-            for name, piece in item.marks.items():
-                if isinstance(piece, str):
-                    prompt.mark(name, piece, item=row)
-                else:
-                    prompt.mark(name, span=_span(item, prompt.texts[row], piece), item=row)
+            for name, mark in item.marks.items():
+                for piece in mark if isinstance(mark, list) else [mark]:
+                    if isinstance(piece, str):
+                        prompt.mark(name, piece, item=row)
+                    else:
+                        prompt.mark(name, span=_span(item, prompt.texts[row], piece), item=row)
         yield batch, prompt
         start = stop
 
