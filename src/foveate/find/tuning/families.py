@@ -19,7 +19,7 @@ _ROWS = 512  # queries looked at: evenly spread where there are more
 # What is tried by default: a size -> a pattern that sees more with every step of it.
 FAMILIES: Mapping[str, Make] = {
     "window": lambda size: SlidingWindow(size, sinks=4),
-    "power": lambda size: PowerAttention(block=32, window=size, sinks=1),
+    "power": lambda size: PowerAttention(block=16, window=size, sinks=1),
     "strided": lambda size: _strided(size),
 }
 

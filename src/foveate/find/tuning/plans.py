@@ -78,21 +78,19 @@ def by_mass(masses: Tensor, costs: Sequence[float], budget: float, *, layers: bo
     return chosen.view(L, -1).expand(L, H).clone()
 
 
-def protect(scores: Tensor, thin: int, costs: Sequence[float], budget: float) -> Tensor:
-    """The heads with the highest scores dense, the others on one thin pattern, within a budget.
+def protect(scores: Tensor, costs: Sequence[float], budget: float) -> Tensor:
+    """The heads with the highest scores dense, the others on the cheapest pattern, in a budget.
 
     Parameters
     ----------
     scores : Tensor
         ``[layers, heads]``; NaN is never protected.
-    thin : int
-        The others' pattern.
-
     Returns
     -------
     Tensor
         int64 ``[layers, heads]`` as in :func:`by_mass`.
     """
+    thin = min(range(len(costs)), key=costs.__getitem__)
     flat = scores.flatten().nan_to_num(nan=-float("inf"))
     count = int(flat.numel() * (budget - costs[thin]) / (1 - costs[thin]) + 1e-9)
     chosen = torch.full(flat.shape, thin, dtype=torch.long)

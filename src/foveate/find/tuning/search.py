@@ -132,16 +132,18 @@ def tune(
     )  # fmt: skip
     tried = {plan.name: ask("tuning", plan.method) for plan in plans}
     best = max(plans, key=lambda plan: score(tried[plan.name]))
-    # a control needs heads that differ: of a uniform plan, the best of the others is shuffled
-    uneven = [plan for plan in plans if plan.chosen.unique().numel() > 1]
-    blind = max(uneven, key=lambda plan: score(tried[plan.name]), default=None)
-    if best in uneven:
-        blind = best
     reported = {best.name: ask("reporting", best.method)}
-    controls = [plans[0]]
-    if blind is not None:
-        name = f"{blind.name}, heads shuffled"
-        controls.append(_plan(name, shuffled(blind.chosen, seed), patterns, costs, model, phase))
+    # the control's heads must differ: of a uniform plan, the best of the others is shuffled
+    uneven = [plan for plan in plans if plan.chosen.unique().numel() > 1]
+    of = best if best in uneven else max(
+        uneven, key=lambda plan: score(tried[plan.name]), default=None
+    )  # fmt: skip
+    if of is None:
+        drawn = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+        name, blind = "heads drawn blindly, dense", protect(drawn, costs, float(budget))
+    else:
+        name, blind = f"{of.name}, heads shuffled", shuffled(of.chosen, seed)
+    controls = [plans[0], _plan(name, blind, patterns, costs, model, phase)]
     for plan in controls:
         if plan.name not in reported:
             reported[plan.name] = ask("reporting", plan.method)
@@ -185,8 +187,10 @@ def _options(
     why = ""
     for name, make in families.items():
         for part in _PARTS:
+            if budget * part >= 1:
+                continue
             try:
-                one = fitted(make, min(budget * part, 1.0), tokens)
+                one = fitted(make, budget * part, tokens)
             except FoveateError as error:
                 why = str(error)
                 continue
@@ -224,12 +228,11 @@ def _plans(
     masses = retained(model, tokenizer, items, patterns, phase=phase, progress=count.more)
     plans.append(made("by mass, a layer", by_mass(masses, costs, budget, layers=True)))
     plans.append(made("by mass, a head", by_mass(masses, costs, budget, layers=False)))
-    thin = min(range(len(costs)), key=costs.__getitem__)
     try:
         scores = find_heads(model, tokenizer, "retrieval", mode="forced", n=8, seed=seed).values
     except FoveateError:  # it retrieves nothing, or reads no prompt of that length
         return plans
-    return [*plans, made("retrieval heads dense", protect(scores, thin, costs, budget))]
+    return [*plans, made("retrieval heads dense", protect(scores, costs, budget))]
 
 
 class _Count:

@@ -1,0 +1,91 @@
+"""Patterns written down and read again see the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import foveate as fv
+from foveate import patterns as p
+from foveate.patterns._base import Moved, OnHeads
+from foveate.patterns.written import read_pattern, write_pattern
+
+ONES = [
+    p.Causal(),
+    p.SlidingWindow(5, sinks=2),
+    p.SlidingWindow(5, causal=False),
+    p.Dilated(3, 4),
+    p.Strided(4),
+    p.Strided(4, local=2, causal=False),
+    p.Documents([3, 4]),
+    p.PrefixLM(3),
+    p.MultiWindow([2, 5]),
+    p.PowerAttention(block=2, window=2),
+    p.ShiftedGroups(4, heads=4, shifted=1, sinks=1),
+    p.Neighborhood((4, 4), 3),
+    p.Halo((4, 4), 2, 1),
+    p.Windows((4, 4), 2, shift=1),
+    OnHeads(p.SlidingWindow(3), (0, 2), 4),
+]
+
+
+@pytest.mark.parametrize("pattern", ONES, ids=repr)
+def test_each_comes_back_the_same(pattern: p.Pattern) -> None:
+    again = read_pattern(json.loads(json.dumps(write_pattern(pattern))))
+    assert again == pattern and hash(again) == hash(pattern)
+    assert torch.equal(again.mask(16), pattern.mask(16))
+
+
+@given(st.recursive(
+    st.sampled_from(ONES[:8]),
+    lambda inner: st.one_of(
+        st.builds(lambda a, b: a & b, inner, inner),
+        st.builds(lambda a, b: a | b, inner, inner),
+        st.builds(lambda a: ~a, inner),
+    ),
+    max_leaves=5,
+))  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_what_is_composed_comes_back_the_same(pattern: p.Pattern) -> None:
+    again = read_pattern(json.loads(json.dumps(write_pattern(pattern))))
+    assert torch.equal(again.mask(9), pattern.mask(9))
+
+
+def test_routed_ones_too() -> None:
+    assert read_pattern(write_pattern(p.MoBA(16, 3))) == p.MoBA(16, 3)
+
+
+@dataclass(frozen=True)
+class Mine(p.Pattern):
+    size: int = 1
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [Mine(), Moved(p.SlidingWindow(3), torch.tensor([1])), p.SlidingWindow(3) | Mine()],
+    ids=repr,
+)
+def test_what_cannot_be_written(pattern: p.Pattern) -> None:
+    with pytest.raises(fv.FoveateError, match="cannot be written down"):
+        write_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, "names no pattern"),
+        ({"window": 3}, "names no pattern"),
+        ({"class": "Winodw"}, "no pattern 'Winodw' in this version; there are"),
+        ({"class": "Pieces"}, "no pattern 'Pieces'"),
+        ({"class": "SlidingWindow", "size": 3}, "SlidingWindow does not take"),
+        ({"class": "SlidingWindow", "window": 0}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_read(data: object, words: str) -> None:
+    with pytest.raises(fv.FoveateError, match=words):
+        read_pattern(data)
