@@ -81,7 +81,8 @@ class Selection(Pattern):
         keys = piece.keys.expand(*leading, -1).flatten(0, -2)
         count = 0
         for r, u in zip(rows.split(256), keys.split(256), strict=True):
-            tokens = (u.unsqueeze(-1) * piece.unit + torch.arange(piece.unit)).flatten(1)
+            inside = torch.arange(piece.unit, device=u.device)
+            tokens = (u.unsqueeze(-1) * piece.unit + inside).flatten(1)
             there = ((u >= 0).repeat_interleave(piece.unit, 1)) & (tokens < self.Sk)
             if self.causal and not piece.past:
                 ahead = tokens[:, None] > (r + self.q_offset)[:, :, None]
@@ -110,17 +111,19 @@ class Selection(Pattern):
         """Who sees whom, written out: bool ``[B|1, H|1, Sq, Sk]``."""
         b, h = (max(p.rows.shape[d] for p in self.pieces) for d in (0, 1))
         b, h = (max(x, *(p.keys.shape[d] for p in self.pieces)) for d, x in ((0, b), (1, h)))
-        seen = torch.zeros(b, h, self.Sq, self.Sk, dtype=torch.bool)
+        device = self.pieces[0].rows.device
+        seen = torch.zeros(b, h, self.Sq, self.Sk, dtype=torch.bool, device=device)
         for piece in self.pieces:
             keys = piece.keys
             if piece.unit > 1:
-                inside = torch.arange(piece.unit)
+                inside = torch.arange(piece.unit, device=keys.device)
                 tokens = (keys.unsqueeze(-1) * piece.unit + inside).flatten(-2)
                 keys = torch.where(tokens < self.Sk, tokens, -1)
             rows = _hot(piece.rows, self.Sq)  # [b|1, h|1, N, Sq]
             seen |= rows.mT @ _hot(keys, self.Sk) > 0
         if self.causal:
-            seen &= torch.arange(self.Sk) <= torch.arange(self.Sq)[:, None] + self.q_offset
+            i, j = (torch.arange(n, device=device) for n in (self.Sq, self.Sk))
+            seen &= j <= i[:, None] + self.q_offset
         return seen
 
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
@@ -136,5 +139,5 @@ class Selection(Pattern):
 
 def _hot(index: Tensor, size: int) -> Tensor:
     """``[..., n]`` to ``[..., size]``: 1 where an index stands, float."""
-    found = torch.zeros(*index.shape[:-1], size + 1)
+    found = torch.zeros(*index.shape[:-1], size + 1, device=index.device)
     return found.scatter_(-1, torch.where(index < 0, size, index), 1.0)[..., :size]
