@@ -125,13 +125,16 @@ class WindowAttention(nn.Module):
             mask = _mask(padded, self.window, shift, x.device)
         windows = cut(x, self.window)
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out = flash_window_attention(
-            q, k, v, self.position_bias().to(q.dtype), mask, chunk=self.chunk
-        )
+        out = self._attend(q, k, v, mask)
         x = join(self.proj(out.transpose(1, 2).flatten(2)), padded, self.window)
         if any(shift):
             x = x.roll(shift, (1, 2))
         return x[:, :H, :W].reshape(-1, H * W, self.dim)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention in windows ``[N, heads, tokens, D]``."""
+        bias = self.position_bias().to(q.dtype)
+        return flash_window_attention(q, k, v, bias, mask, chunk=self.chunk)
 
     def extra_repr(self) -> str:
         """What it was made with."""
