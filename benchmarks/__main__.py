@@ -1,8 +1,9 @@
 """``python -m benchmarks [NAME ...]``: run benchmarks by name, all of them by default.
 
-``autopasta``, ``architectures`` (many minutes), ``literature`` (needs the extra ``search``),
-``patterns``, ``reach``, ``gpu`` (needs CUDA), ``sparse_prefill`` (five minutes) and
-``sparse_quality`` (half an hour; goes on where it stopped) run only when named.
+``autopasta``, ``architectures`` (many minutes), ``cost`` (four minutes), ``literature`` (needs
+the extra ``search``), ``patterns``, ``reach``, ``gpu`` (needs CUDA), ``sparse_prefill`` (five minutes),
+``sparse_quality`` (half an hour; goes on where it stopped) and ``trained_sparse`` (a quarter of an
+hour) run only when named.
 Beside them stand ``benchmarks.peers_*`` (other libraries, which have to be installed).
 """
 
@@ -12,8 +13,8 @@ import importlib
 import sys
 
 NAMES = ("operator", "precision", "prefill", "memory", "decode", "steering", "finders")
-LONG = ("autopasta", "architectures", "literature", "patterns", "reach", "gpu", "sparse_prefill",
-        "sparse_quality")  # only when named  # fmt: skip
+LONG = ("autopasta", "architectures", "cost", "literature", "patterns", "reach", "gpu",
+        "sparse_prefill", "sparse_quality", "trained_sparse")  # only when named  # fmt: skip
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:
