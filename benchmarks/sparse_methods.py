@@ -20,7 +20,7 @@ from foveate.find.tuning import fitted, share
 from foveate.methods.sparse import DeltaCorrection, HyperAttention
 
 DENSITIES = (1 / 2, 1 / 4, 1 / 8)
-EVERY, LAST = 64, 128  # of the delta correction: the authors' own
+EVERY, LAST = 64, 64  # of the delta correction; the authors' last rows are 128
 
 Make = Callable[[float, int], list[Any]]  # density, tokens -> methods for attach
 
@@ -38,18 +38,15 @@ SIZED: Mapping[str, Callable[[int, int], fv.patterns.Pattern]] = {
     ),
     "PowerAttention": lambda n, size: p.PowerAttention(block=max(16, n // 128), window=size),
     "HiP": lambda n, size: p.HiP(k=_even(size, 2), window=size, sinks=16),
-    "DHSA": lambda n, size: _dhsa(size),
-    "vertical–slash": lambda n, size: _vertical_slash(size),
+    "DHSA": lambda n, size: p.DHSA(budget=2 * size + 17, window=size, sinks=16, block_q=64, last=0),
+    "vertical–slash": lambda n, size: p.VerticalSlash(
+        verticals=size,
+        slashes=size + 1 + size // 32,
+        sinks=min(30, size),
+        window=size,
+    ),
     "MoBA": lambda n, size: p.MoBA(block=max(16, n // 64), top=size),
 }
-
-
-def _dhsa(size: int) -> Any:
-    return p.DHSA(budget=size)  # type: ignore[attr-defined]
-
-
-def _vertical_slash(size: int) -> Any:
-    return p.VerticalSlash(vertical=size, slash=size)  # type: ignore[attr-defined]
 
 
 def density(pattern: fv.patterns.Pattern, tokens: int) -> float:
