@@ -1,7 +1,6 @@
 """``python -m benchmarks [NAME ...]``: run benchmarks by name, all of them by default.
 
 ``autopasta``, ``architectures`` (many minutes), ``cost`` (four minutes), ``literature`` (needs
-``autopasta``, ``architectures`` (many minutes), ``cost`` (four minutes), ``literature`` (needs
 the extra ``search``), ``patterns``, ``reach``, ``gpu`` (needs CUDA), ``sparse_prefill`` (five
 minutes), ``sparse_quality`` (half an hour; goes on where it stopped) and ``trained_sparse`` (a
 quarter of an hour) run only when named.

@@ -16,7 +16,7 @@ from .routed import Pieces, Routed, Selection
 __all__ = ["MoBA"]
 
 INF = float("inf")
-_ROWS = 2048  # queries gated at once
+_GATED = 1_000_000  # scores of blocks held at once: what the cache holds
 _FEW = 16  # up to so many queries each brings its own keys: decoding
 
 
@@ -134,8 +134,9 @@ class MoBA(Routed):
         own = torch.arange(Sq, device=q.device).add(q_offset)[:, None] // self.block
         index = torch.arange(last, device=q.device)
         out = torch.full((B, Hq, Sq, width), -1, dtype=torch.int64, device=q.device)
-        for a in range(0, Sq, _ROWS):
-            b = min(a + _ROWS, Sq)
+        step = max(16, _GATED // (B * Hq * last))
+        for a in range(0, Sq, step):
+            b = min(a + step, Sq)
             ready = min(last, max(0, b - 1 + q_offset) // self.block) if causal else last
             if ready < 1:
                 continue
