@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,27 @@ def test_json(run: Any, tmp_path: Path) -> None:
     assert found["holds"] is True and found["out"] == "mine.json" and found["plan"] == "by mass"
     assert found["model"]["architecture"] == "LlamaForCausalLM"
     assert json.loads(run("--json", "--budget", "0.1").stdout)["out"] is None
+
+
+def test_questions_of_ones_own(run: Any, tmp_path: Path) -> None:
+    lines = [{"prompt": f"What is {n} and {n}?", "answer": str(2 * n)} for n in range(6)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert run("--task", "mine.jsonl", "--n", "4").exit_code == 0
+    (*some,) = run("--task", "mine.jsonl", "--n", "4").asked["task"].items()
+    assert [one.answer for one in some] == ["0", "2", "4", "6"]
+
+
+def test_the_guides_commands_are_understood() -> None:
+    from typer.main import get_command
+
+    from foveate.cli import app
+
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "sparse.md").read_text("utf-8")
+    lines = [shlex.split(one) for one in re.findall(r"^foveate (.+)$", text, re.M)]
+    assert len(lines) >= 2
+    for name, *arguments in lines:
+        command = get_command(app).commands[name]  # type: ignore[attr-defined]
+        assert command.make_context(name, arguments).params
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from ..errors import FoveateError
 from ..find.tuning import tune as search
 from ..methods.tuned import Tuned
+from ..tasks import Questions, Task
 from . import common
 from .common import err, out
 from .compare import sized
@@ -23,7 +25,12 @@ _PHASES = {"prefill": "prefill", "both": None}
 
 def tune(
     task: Annotated[
-        str, typer.Option("--task", metavar="TASK", help="needle, 'needle(length=2048, needles=4)'")
+        str,
+        typer.Option(
+            "--task",
+            metavar="TASK",
+            help="needle, 'needle(length=2048, needles=4)', or questions.jsonl of your own.",
+        ),
     ] = "needle",
     budget: Annotated[
         float, typer.Option("--budget", help="Pairs that may be seen, of dense attention's.")
@@ -54,7 +61,7 @@ def tune(
         raise FoveateError(f"--phase {phase!r} was given; it is prefill or both.")
     if not save.expanduser().resolve().parent.is_dir():
         raise FoveateError(f"--out {save}: there is no such folder.")
-    asked = sized(parsed(task), n, seed)
+    asked = _task(task, n, seed)
     live, tokenizer = common.load_model(model)
     with err.status("Reading the prompts densely …") as status:
 
@@ -72,6 +79,15 @@ def tune(
         _show(tuned, written)
     if not tuned.holds:
         raise typer.Exit(1)
+
+
+def _task(text: str, n: int | None, seed: int | None) -> Task:
+    """A task by its name, or questions from a file."""
+    if Path(text).suffix in (".jsonl", ".ndjson", ".csv"):
+        own = Questions.load(text)
+        return replace(own, records=own.records[:n])
+    made: Task = sized(parsed(text), n, seed)
+    return made
 
 
 def _show(tuned: Tuned, written: str | None) -> None:
