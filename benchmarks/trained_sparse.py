@@ -37,7 +37,7 @@ def blocks(*, dense: bool = False, window: bool = False) -> Callable[[], nn.Modu
     def make() -> nn.Module:
         layer = MoBA(DIM, HEADS, BLOCK, TOP, dense=dense)
         if window:
-            layer.pattern = SlidingWindow(KEYS)  # type: ignore[assignment]
+            layer.pattern = SlidingWindow(KEYS)
         return layer
 
     return make

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .._implements import implements
 from ..engine.attention import attention
 from ..errors import FoveateError
+from ..patterns import Pattern
 from ..patterns.bilevel import BiLevel
 from ._projections import check_heads, merge_heads, split_heads
 
@@ -41,7 +42,9 @@ class BiLevelRouting(nn.Module):
 
     Attributes
     ----------
-    pattern : foveate.patterns.BiLevel
+    pattern : foveate.patterns.Pattern or None
+        Who sees whom: a ``BiLevel``, or None where all regions are seen. Another pattern may be
+        put in its place.
 
     Raises
     ------
@@ -82,9 +85,11 @@ class BiLevelRouting(nn.Module):
         check_heads(dim, heads)
         if not isinstance(kernel, int) or kernel < 0 or (kernel and kernel % 2 == 0):
             raise FoveateError(f"kernel={kernel!r} was given; an odd number, or 0, was wanted.")
-        self.pattern = BiLevel(grid, regions, top_k)
-        if len(self.pattern.grid) != 2:
+        pattern = BiLevel(grid, regions, top_k)
+        if len(pattern.grid) != 2:
             raise FoveateError(f"grid={grid!r} was given; a height and a width were wanted.")
+        self.grid = pattern.grid
+        self.pattern: Pattern | None = pattern if top_k < len(pattern.members) else None
         self.heads, self.scale = heads, dim**-0.5 if scale is None else scale
         self.qkv = nn.Linear(dim, 3 * dim)
         self.local = (
@@ -94,7 +99,7 @@ class BiLevelRouting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, S, dim] -> [B, S, dim]`` with ``S`` the tokens of the grid."""
-        grid = self.pattern.grid
+        grid = self.grid
         if x.dim() != 3 or x.shape[1] != grid[0] * grid[1]:
             raise FoveateError(
                 f"BiLevelRouting(grid={grid}) was given {list(x.shape)}; [B, {grid[0] * grid[1]}, "
@@ -102,12 +107,11 @@ class BiLevelRouting(nn.Module):
             )
         q, k, v = self.qkv(x).chunk(3, -1)
         heads = (split_heads(t, self.heads) for t in (q, k, v))
-        some = self.pattern if self.pattern.top < len(self.pattern.members) else None
-        out = merge_heads(attention(*heads, pattern=some, scale=self.scale).out)
+        out = merge_heads(attention(*heads, pattern=self.pattern, scale=self.scale).out)
         if self.local is not None:
             out = out + self.local(v.mT.unflatten(-1, grid)).flatten(2).mT
         return self.proj(out)
 
     def extra_repr(self) -> str:
         """What the printed module says of itself."""
-        return f"heads={self.heads}, {self.pattern}"
+        return f"heads={self.heads}, grid={self.grid}, {self.pattern}"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from .._implements import implements
 from ..engine.attention import attention
 from ..errors import FoveateError
+from ..patterns import Pattern
 from ..patterns.moba import MoBA as Blocks
 from ._projections import check_heads, merge_heads, split_heads
 
@@ -39,8 +40,8 @@ class MoBA(nn.Module):
 
     Attributes
     ----------
-    pattern : foveate.patterns.MoBA
-        What a query sees.
+    pattern : foveate.patterns.Pattern
+        What a query sees: a ``MoBA``. Another pattern may be put in its place.
 
     Notes
     -----
@@ -81,7 +82,8 @@ class MoBA(nn.Module):
             raise FoveateError(
                 f"kv_heads={kv_heads!r} was given; a divisor of heads={heads} was wanted."
             )
-        self.pattern, self.dense = Blocks(block, top_k), dense
+        self.pattern: Pattern = Blocks(block, top_k)
+        self.dense = dense
         self.q = nn.Linear(dim, dim, bias=bias)
         self.kv = nn.Linear(dim, 2 * self.kv_heads * size, bias=bias)
         self.proj = nn.Linear(dim, dim, bias=bias)

@@ -9,31 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...engine.attention import attention
-from ...layers._projections import merge_heads, split_heads
 from ...layers.tiny import TinyModel
-from ...patterns import Pattern
 from ...tasks.training import accuracy, fit
 
-__all__ = ["Arm", "Attend", "Outcome", "compare", "flops"]
-
-
-class Attend(nn.Module):
-    """Plain attention under a static pattern: the baselines' layer."""
-
-    def __init__(
-        self, dim: int, heads: int, pattern: Pattern | None = None, *, causal: bool = True
-    ) -> None:
-        super().__init__()
-        self.heads, self.pattern, self.causal = heads, pattern, causal
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, S, dim] -> [B, S, dim]``."""
-        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, -1))
-        found = attention(q, k, v, causal=self.causal, pattern=self.pattern)
-        return self.proj(merge_heads(found.out))
+__all__ = ["Arm", "Outcome", "compare", "entering", "flops"]
 
 
 @dataclass(frozen=True)
@@ -130,13 +109,13 @@ def compare(
     if first is not None:
         net = built(first[1])
         trained("all alike", net, first[0], seed)
-        shared = net.state_dict()
+        shared = {key: value.detach() for key, value in net.named_parameters()}
     budget: float | None = None
     found: dict[str, Outcome] = {}
     for name, arm in arms.items():
         net = built(arm)
         if shared:
-            net.load_state_dict(shared)
+            net.load_state_dict(shared, strict=False)  # buffers are each arm's own
         tokens = batch * task.batch(1, torch.Generator())[0].shape[1]
         cost = flops(net, tokens, dim, arm.pairs, layers)
         budget = cost * steps if budget is None else budget
@@ -145,3 +124,15 @@ def compare(
         shares = accuracy(net, task, n=items, seed=seed + 2)
         found[name] = Outcome(shares, mine, seconds, cost, net)
     return found
+
+
+@torch.no_grad()
+def entering(model: TinyModel, tokens: Tensor) -> Tensor:
+    """What the first attention layer is given, ``[B, S, dim]``."""
+    seen: list[Tensor] = []
+    handle = model.attention[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        model(tokens)
+    finally:
+        handle.remove()
+    return seen[0]

@@ -21,7 +21,7 @@ from ...patterns.sequence import SlidingWindow
 from ...statistics import paired_bootstrap
 from ...tasks.recall import MQAR
 from ...tasks.training import accuracy
-from ._trained import Arm, compare
+from ._trained import Arm, compare, entering
 from ._trial import Trial
 
 TASK = MQAR(length=128, pairs=24, vocab=64)
@@ -33,7 +33,7 @@ def layer(how: str) -> MoBA:
     """The same weights under three ways to attend."""
     made = MoBA(DIM, HEADS, BLOCK, TOP, dense=how == "dense")
     if how == "window":
-        made.pattern = SlidingWindow(BUDGET)  # type: ignore[assignment]
+        made.pattern = SlidingWindow(BUDGET)
     return made
 
 
@@ -80,19 +80,10 @@ def run(progress: Callable[[str], None]) -> Trial:
 def chosen(model: TinyModel) -> float:
     """How often a question's query sees the block of its answer, over heads and questions."""
     tokens, targets = TASK.batch(32, torch.Generator().manual_seed(SEED + 2))
-    seen: dict[str, Any] = {}
-
-    def look(module: Any, given: Any) -> None:
-        seen["x"] = given[0]
-
     attend: Any = model.attention[0]
-    handle = attend.register_forward_pre_hook(look)
-    try:
-        model(tokens)
-    finally:
-        handle.remove()
-    q = split_heads(attend.q(seen["x"]), HEADS)
-    k = split_heads(attend.kv(seen["x"]).chunk(2, -1)[0], HEADS)
+    x = entering(model, tokens)
+    q = split_heads(attend.q(x), HEADS)
+    k = split_heads(attend.kv(x).chunk(2, -1)[0], HEADS)
     shown = attend.pattern.route(q, k, causal=True, q_offset=0, scale=1.0).matrix()
     item, place = (targets >= 0).nonzero(as_tuple=True)
     pairs = tokens[item, : 2 * TASK.pairs]
