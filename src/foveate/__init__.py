@@ -22,6 +22,7 @@ from .find.importance import head_importance, leave_one_out, only_head, prune_gr
 from .find.scores import HeadScores
 from .find.tuning import tune
 from .inspection import inspect
+from .load import home as _home
 from .load import load
 from .methods import (
     ACT,
@@ -135,4 +136,5 @@ def _report(run: Run, path: str | _Path, **options: _Any) -> _Path:
 
 
 Run.writer = staticmethod(_report)
+patterns.machine.home = _home  # where what is measured once is kept
 _Attachment.select = Select

@@ -12,6 +12,7 @@ from .dhsa import DHSA
 from .grid import CrossShaped, Halo, Windows
 from .groups import ShiftedGroups
 from .hip import HiP
+from .machine import Machine, calibrate
 from .moba import MoBA
 from .neighborhood import Neighborhood
 from .power import PowerAttention
@@ -37,6 +38,7 @@ __all__ = [
     "Documents",
     "Halo",
     "HiP",
+    "Machine",
     "MoBA",
     "MultiWindow",
     "Neighborhood",
@@ -49,6 +51,7 @@ __all__ = [
     "Tiles",
     "VerticalSlash",
     "Windows",
+    "calibrate",
     "spherical_kmeans",
     "tiles_touched",
 ]

@@ -16,6 +16,8 @@ from torch import Tensor
 from ..errors import FoveateError
 
 if TYPE_CHECKING:
+    from .cost import Cost
+    from .machine import Machine
     from .plot import Picture
 
 __all__ = ["And", "Everything", "Moved", "Not", "OnHeads", "Or", "Pattern"]
@@ -207,6 +209,62 @@ class Pattern:
         from .plot import plot
 
         return plot(self, Sq, Sk, q_offset, grid, query)
+
+    def cost(
+        self,
+        Sq: int,
+        Sk: int | None = None,
+        q_offset: int | None = None,
+        *,
+        heads: int | None = None,
+        kv_heads: int | None = None,
+        head_dim: int = 64,
+        dtype: torch.dtype = torch.float32,
+        causal: bool = True,
+        threads: int | None = None,
+        machine: Machine | None = None,
+    ) -> Cost:
+        """Predict what attention under the pattern takes, against dense attention; nothing runs.
+
+        Parameters
+        ----------
+        Sq, Sk, q_offset : int
+            As in :meth:`mask`.
+        heads, kv_heads, head_dim : int
+            Default: the heads that the pattern tells apart, or 8; as many keys; 64 features.
+        causal : bool
+            Whether the call is causal: dense attention is then the triangle.
+        threads : int, optional
+            Default: as many as torch uses.
+        machine : Machine, optional
+            The machine's constants; default: those that ``foveate.patterns.calibrate`` kept, or
+            documented ones.
+
+        Returns
+        -------
+        Cost
+            ``.seconds``, ``.dense_seconds``, ``.speedup``, ``.pairs``, ``.share``, ``.parts``; to
+            print. What is done once a pattern and size (cutting it) is not in it.
+
+        Raises
+        ------
+        FoveateError
+            What is no size, head count, dtype or machine; heads that do not fit the pattern's.
+
+        Examples
+        --------
+        >>> import foveate as fv
+        >>> cost = fv.SlidingWindow(256, sinks=4).cost(8192, heads=9, threads=2)
+        >>> cost.speedup > 2, cost.by
+        (True, 'blocks')
+        """
+        from .cost import cost
+
+        return cost(
+            *(self, *sizes(Sq, Sk, q_offset)),
+            **{"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": dtype},
+            **{"causal": causal, "threads": threads, "on": machine},
+        )
 
     def _repr_html_(self) -> str | None:
         try:

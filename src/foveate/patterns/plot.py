@@ -86,6 +86,15 @@ def plot(
     """See :meth:`Pattern.plot`."""
     from ._base import sizes, whole
 
+    if hasattr(pattern, "pieces"):  # chosen for one call: it has that call's sizes
+        call: Any = pattern
+        Sq, Sk = call.Sq if Sq is None else Sq, call.Sk if Sk is None else Sk
+        q_offset = call.q_offset if q_offset is None else q_offset
+        if (Sq, Sk, q_offset) != (call.Sq, call.Sk, call.q_offset):
+            raise FoveateError(
+                f"plot(Sq={Sq}, Sk={Sk}): this was chosen for a call of {call.Sq} × {call.Sk} and "
+                "has no other size."
+            )
     own = grid_of(pattern)
     if grid is not None:
         if isinstance(grid, int | str) or not 1 <= len(tuple(grid)) <= 3:
