@@ -7,6 +7,7 @@ from .flash_window import flash_window_attention
 from .halo import HaloAttention
 from .moba import MoBA
 from .multi_window import MultiWindowAttention
+from .neighborhood import DiNAT, NeighborhoodAttention, neighborhood_attention
 from .routing import RoutingAttention
 from .tiny import TinyModel
 from .window import WindowAttention
@@ -15,12 +16,15 @@ __all__ = [
     "AttentionBias",
     "BiLevelRouting",
     "CrossShapedWindowAttention",
+    "DiNAT",
     "HaloAttention",
     "MoBA",
     "MultiWindowAttention",
+    "NeighborhoodAttention",
     "RoutingAttention",
     "TinyModel",
     "WindowAttention",
     "attention_with_bias",
     "flash_window_attention",
+    "neighborhood_attention",
 ]

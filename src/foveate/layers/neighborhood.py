@@ -1,0 +1,315 @@
+"""Neighbourhood attention as a layer, dilated and not: DiNA, and the blocks of DiNAT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .._implements import implements
+from ..engine.attention import attention
+from ..errors import FoveateError
+from ..patterns import Neighborhood
+from ._projections import check_heads, merge_heads, split_heads
+
+__all__ = ["DiNAT", "NeighborhoodAttention", "neighborhood_attention"]
+
+_QUERIES = 128  # of a tile
+_NUMBERS = 4_000_000  # scores computed at once
+
+
+def neighborhood_attention(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Neighborhood, table: Tensor | None = None
+) -> Tensor:
+    """Attention under a neighbourhood, with a relative position bias.
+
+    Without a table this is ``attention(q, k, v, pattern=pattern)``. With one, tiles of queries that
+    lie together attend to the keys they see; the bias of a tile depends on where it lies relative
+    to its keys only, so that a grid of any size needs a few of them (nine, of two axes), never
+    tokens × tokens. Where a gradient is wanted the tiles are computed again in the backward pass.
+
+    Parameters
+    ----------
+    q, k, v : Tensor
+        ``[B, H, tokens, D]``, all alike but for the values' size.
+    pattern : Neighborhood
+    table : Tensor, optional
+        ``[H, 2 * window - 1, …]``, one axis for each of the grid's: what is added to the scores of
+        a key that stands ``index - (window - 1)`` steps of the dilation from the query.
+
+    Returns
+    -------
+    Tensor
+        ``[B, H, tokens, Dv]``; differentiable in all four tensors.
+
+    Raises
+    ------
+    FoveateError
+        Another number of tokens than the grid has, or a table of another shape.
+    """
+    if q.shape[2] != pattern.tokens or k.shape[2] != pattern.tokens:
+        raise FoveateError(
+            f"q has {q.shape[2]} and k {k.shape[2]} tokens and the grid of "
+            f"{' x '.join(map(str, pattern.grid))} has {pattern.tokens}; give the grid that the "
+            "tokens lie on."
+        )
+    if table is None:
+        return attention(q, k, v, pattern=pattern).out
+    wanted = q.shape[1], *(2 * w - 1 for w in pattern.window)
+    if tuple(table.shape) != wanted:
+        raise FoveateError(f"the table is {list(table.shape)}; {list(wanted)} was wanted.")
+    flat = table.to(q.dtype).flatten(1)
+    flat = torch.cat([flat, flat.new_full((len(flat), 1), -math.inf)], 1)  # the last: hidden
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, table))
+    outs, order = [], []
+    for rows, keys, steps in _tiles(pattern):
+        size = q.shape[0] * q.shape[1] * steps.numel()
+        for some in range(0, len(rows), max(1, _NUMBERS // size)):
+            part = slice(some, some + max(1, _NUMBERS // size))
+            given = (q, k, v, flat, rows[part], keys[part], steps)
+            if learns:
+                outs.append(checkpoint(_attend, *given, use_reentrant=False))
+            else:
+                outs.append(_attend(*given))
+            order.append(rows[part].flatten())
+    back = torch.cat(order).argsort().to(q.device)
+    return torch.cat(outs, 2).index_select(2, back)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, flat: Tensor, rows: Tensor, keys: Tensor, steps: Tensor
+) -> Tensor:
+    """Tiles alike: ``rows [N,m]``, ``keys [N,n]``, ``steps [m,n]`` → ``[B,H,N * m,Dv]``."""
+    bias = flat[:, steps.to(q.device)]
+
+    def taken(x: Tensor, index: Tensor) -> Tensor:
+        picked = x.index_select(2, index.flatten().to(x.device))
+        return picked.unflatten(2, tuple(index.shape)).transpose(1, 2).flatten(0, 1)
+
+    out = nn.functional.scaled_dot_product_attention(
+        taken(q, rows), taken(k, keys), taken(v, keys), attn_mask=bias[None]
+    )
+    return out.unflatten(0, (len(q), len(rows))).transpose(1, 2).flatten(2, 3)
+
+
+@lru_cache(maxsize=16)
+def _tiles(pattern: Neighborhood) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Tiles of queries and their keys, those with the same bias together.
+
+    Returns
+    -------
+    list of (rows, keys, steps)
+        ``rows [N,m]`` and ``keys [N,n]`` are tokens; ``steps [m,n]`` is the place in the table, or
+        the table's size where a key is hidden.
+    """
+    tiles = pattern.tiling(_QUERIES, pattern.tokens, 0)
+    blocks = torch.arange(pattern.tokens).split(_QUERIES) if tiles is None else tiles
+    hidden = math.prod(2 * w - 1 for w in pattern.window)
+    alike: dict[Any, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for rows in blocks:
+        low, high = pattern.key_range(int(rows.min()), int(rows.max()) + 1, pattern.tokens)
+        near = torch.arange(low, high)
+        seen = pattern.tile(rows, near)
+        some = seen.any(0)
+        keys, seen = near[some], seen[:, some]
+        steps = torch.zeros_like(seen, dtype=torch.long)
+        at = zip(
+            *(torch.unravel_index(x, pattern.grid) for x in (rows, keys)),
+            *(pattern.window, pattern.dilation),
+            strict=True,
+        )
+        for i, j, w, d in at:
+            off = torch.div(j[None] - i[:, None], d, rounding_mode="floor") + w - 1
+            steps = steps * (2 * w - 1) + off
+        steps = torch.where(seen, steps, hidden)
+        name = (*steps.shape, steps.to(torch.int32).numpy().tobytes())
+        alike.setdefault(name, []).append((rows, keys, steps))
+    return [
+        (torch.stack([r for r, _, _ in one]), torch.stack([k for _, k, _ in one]), one[0][2])
+        for one in alike.values()
+    ]
+
+
+class NeighborhoodAttention(nn.Module):
+    """Multi-head self-attention of tokens on a grid to their neighbourhoods (NA; dilated: DiNA).
+
+    Parameters
+    ----------
+    dim : int
+        A multiple of ``heads``.
+    heads : int
+    grid, window, stride, dilation, causal
+        As of :class:`~foveate.patterns.Neighborhood`.
+    position_bias : bool
+        A learned bias for each head and relative position, ``[heads, 2 * window - 1, …]``, in steps
+        of the dilation; from a truncated normal of deviation 0.02. NATTEN refuses one on a causal
+        axis; here it is a table of which that axis uses one half.
+    bias : bool
+        Of the projection to q, k and v. That of the output always has one, as in NATTEN.
+
+    Raises
+    ------
+    FoveateError
+        Sizes that do not fit.
+
+    References
+    ----------
+    Hassani and Shi, "Dilated Neighborhood Attention Transformer", 2022, section 3; the module of
+    NATTEN 0.17 (the last with position biases in all its kernels).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        grid: Sequence[int],
+        window: int | Sequence[int],
+        *,
+        stride: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] = 1,
+        causal: bool | Sequence[bool] = False,
+        position_bias: bool = True,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_heads(dim, heads)
+        self.pattern = Neighborhood(grid, window, stride, dilation, causal)
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.proj = nn.Linear(dim, dim)
+        self.table: nn.Parameter | None = None
+        if position_bias:
+            sides = (2 * w - 1 for w in self.pattern.window)
+            self.table = nn.Parameter(torch.empty(heads, *sides))
+            nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, tokens, dim] -> [B, tokens, dim]``; ``[B, *grid, dim]`` likewise."""
+        flat = _on_grid(x, self.pattern.grid, self.proj.in_features)
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(flat).chunk(3, -1))
+        out = neighborhood_attention(q, k, v, self.pattern, self.table)
+        return self.proj(merge_heads(out)).view(x.shape)
+
+
+@implements("dinat", basis="paper")
+class DiNAT(nn.Module):
+    """A stage of DiNAT: blocks of neighbourhood attention, local and dilated in turn.
+
+    A block is ``x + attention(norm(x))``, then ``x + mlp(norm(x))``. A local block sees what is
+    near, a dilated one as many tokens from farther away: through both, the receptive field grows by
+    a factor a pair of blocks instead of by a summand a block, at the same cost. The stage keeps its
+    grid; put convolutions that halve it between stages for the paper's hierarchy.
+
+    Parameters
+    ----------
+    dim, heads : int
+    grid : sequence of int
+        Of one to three axes.
+    window : int or sequence of int
+    dilations : sequence of int or of tuples, optional
+        One for each block. Default: ``depth`` blocks, local and the widest that fits in turn
+        (``side // window``), as in the authors' models; of 56 x 56 tokens with window 7: 1, 8, 1.
+    depth : int
+        How many blocks, where ``dilations`` is left out.
+    mlp : float
+        Width of the hidden layer, in ``dim``.
+    position_bias : bool
+
+    Raises
+    ------
+    FoveateError
+        Sizes that do not fit, no block at all.
+
+    References
+    ----------
+    Hassani and Shi, "Dilated Neighborhood Attention Transformer", 2022, sections 3.2 and 3.4; the
+    authors' ``nat.py`` and ``dinat.py``. Of these, drop path and layer scale are left out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import foveate as fv
+    >>> stage = fv.layers.DiNAT(dim=32, heads=4, grid=(16, 16), window=3, depth=4)
+    >>> [block.attention.pattern.dilation for block in stage.blocks]
+    [(1, 1), (5, 5), (1, 1), (5, 5)]
+    >>> stage(torch.randn(2, 256, 32)).shape
+    torch.Size([2, 256, 32])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        grid: Sequence[int],
+        window: int | Sequence[int],
+        *,
+        dilations: Sequence[int | Sequence[int]] | None = None,
+        depth: int = 2,
+        mlp: float = 3.0,
+        position_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_heads(dim, heads)
+        local = Neighborhood(grid, window)
+        if dilations is None:
+            if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+                raise FoveateError(
+                    f"DiNAT(depth={depth!r}): a number of blocks, at least 1, was wanted."
+                )
+            widest = tuple(n // w for n, w in zip(local.grid, local.window, strict=True))
+            dilations = [widest if block % 2 else 1 for block in range(depth)]
+        if not isinstance(dilations, Sequence) or isinstance(dilations, str) or not dilations:
+            raise FoveateError(
+                f"DiNAT(dilations={dilations!r}): one for each block was wanted, such as [1, 4]."
+            )
+        if not isinstance(mlp, int | float) or int(dim * mlp) < 1:
+            raise FoveateError(f"DiNAT(mlp={mlp!r}): a factor greater than 0 was wanted.")
+        self.grid, self.dim = local.grid, dim
+        self.blocks = nn.ModuleList(
+            _Block(
+                dim,
+                NeighborhoodAttention(
+                    *(dim, heads, grid, window), dilation=one, position_bias=position_bias
+                ),
+                int(dim * mlp),
+            )
+            for one in dilations
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, tokens, dim] -> [B, tokens, dim]``; ``[B, *grid, dim]`` likewise."""
+        flat = _on_grid(x, self.grid, self.dim)
+        for block in self.blocks:
+            flat = block(flat)
+        return flat.view(x.shape)
+
+
+class _Block(nn.Module):
+    """Attention and an MLP, each behind a norm and beside a residual connection."""
+
+    def __init__(self, dim: int, attention: nn.Module, hidden: int) -> None:
+        super().__init__()
+        self.attention = attention
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norms[0](x))
+        return x + self.mlp(self.norms[1](x))
+
+
+def _on_grid(x: Tensor, grid: tuple[int, ...], dim: int) -> Tensor:
+    """``[B, tokens, dim]`` of tokens in a row or on their grid."""
+    tokens = math.prod(grid)
+    if tuple(x.shape[1:]) not in ((tokens, dim), (*grid, dim)):
+        raise FoveateError(
+            f"x is {list(x.shape)}; [batch, {tokens}, {dim}] or "
+            f"[batch, {', '.join(map(str, grid))}, {dim}] was wanted (tokens of the grid in "
+            "row-major order)."
+        )
+    return x.reshape(len(x), tokens, dim)
