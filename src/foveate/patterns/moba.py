@@ -205,27 +205,31 @@ def by_block(chosen: Tensor, blocks: int, unit: int, *, past: bool) -> Pieces:
     """
     B, H, Sq, t = chosen.shape
     device = chosen.device
-    head = torch.arange(B * H, device=device).view(B, H, 1, 1) * blocks
-    code = torch.where(chosen < 0, B * H * blocks, chosen + head).flatten()
+    head = torch.arange(B * H, device=device).repeat_interleave(blocks)  # of each block
+    first = torch.arange(0, B * H * blocks, blocks, device=device).view(B, H, 1, 1)
+    code = torch.where(chosen < 0, len(head), chosen + first).flatten().int()
     code, order = code.sort(stable=True)
-    count = code.bincount(minlength=B * H * blocks + 1)[:-1]
+    count = code.bincount(minlength=len(head) + 1)[:-1]
     total = int(count.sum())
-    # queries taken together, at most: the last lot of a block is filled up
-    size = min(128, 1 << max(4, (total // max(1, B * H * blocks)).bit_length()))
     code, order = code[:total], order[:total]
+    # queries taken together, at most: the last lot of a block is filled up
+    size = min(128, 1 << max(4, (total // len(head)).bit_length()))
     lots = (count + size - 1) // size
-    lots_of = lots.view(B * H, blocks)
-    before = (lots_of.cumsum(-1) - lots_of).flatten()  # lots of the head ahead of a block's first
-    N = max(1, int(lots_of.sum(-1).max()))
-    place = torch.arange(total, device=device) - (count.cumsum(0) - count)[code]
-    slot = (before[code] + place // size) * size + place % size  # among a head's
-    mine = code // blocks
-    rows = torch.full((B * H, N * size), -1, dtype=torch.int64, device=device)
-    rows.view(-1)[mine * (N * size) + slot] = order // t % Sq
-    keys = torch.full((B * H, N), -1, dtype=torch.int64, device=device)
-    keys.view(-1)[mine * N + slot // size] = code % blocks
+    before = (lots.view(B * H, blocks).cumsum(-1) - lots.view(B * H, blocks)).flatten()
+    N = max(1, int(lots.view(B * H, blocks).sum(-1).max()))
+    # where a block's queries begin, less where they do in the sorted list
+    begin = before * size - (count.cumsum(0) - count)
+    slot = torch.arange(total, device=device) + begin.index_select(0, code)  # among a head's
+    queries = torch.arange(Sq, device=device).repeat_interleave(t).repeat(B * H)
+    rows = torch.full((B * H * N * size,), -1, dtype=torch.int64, device=device)
+    place = slot + (head * (N * size)).index_select(0, code)
+    rows.scatter_(0, place, queries.index_select(0, order))
+    lot = torch.arange(len(head), device=device).repeat_interleave(lots)
+    within = torch.arange(len(lot), device=device) - (lots.cumsum(0) - lots)[lot] + before[lot]
+    keys = torch.full((B * H * N,), -1, dtype=torch.int64, device=device)
+    keys[head[lot] * N + within] = lot % blocks
     slots = torch.full((chosen.numel(),), -1, dtype=torch.int64, device=device)
-    slots[order] = slot
+    slots.scatter_(0, order, slot)
     return Pieces(
         rows.view(B, H, N, size), keys.view(B, H, N, 1), unit, past, slots.view(B, H, Sq, t)
     )
