@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ class Clusters(Routed):
         rows.flatten(-2).scatter_(
             -1, place.values * rows.shape[-1] + slot, place.indices
         )  # a view: the rows are filled in place
-        where = {"causal": causal, "q_offset": q_offset}
+        where: dict[str, Any] = {"causal": causal, "q_offset": q_offset}
         return Selection([Pieces(rows, keys)], Sq, k.shape[2], **where)
 
     def _window(self, keys: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class MoBA(Routed):
         visible: Tensor | None = None,
     ) -> Selection:  # fmt: skip
         """The chosen blocks of ``q [B,Hq,Sq,D]`` among ``k [B,Hkv,Sk,D]``, as pieces."""
-        where = {"causal": causal, "q_offset": q_offset}
+        where: dict[str, Any] = {"causal": causal, "q_offset": q_offset}
         first = _first(visible)
         if first is None:
             pieces = self._pieces(q, k, visible, **where)

@@ -80,7 +80,7 @@ def fit(
         loss = nn.functional.cross_entropy(logits[asked].float(), targets[asked])
         whole = loss if more is None else loss + more()
         optimizer.zero_grad(set_to_none=True)
-        whole.backward()  # type: ignore[no-untyped-call]
+        whole.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(float(loss.detach()))

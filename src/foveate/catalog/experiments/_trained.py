@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...layers.routing import RoutingAttention
 from ...layers.tiny import TinyModel
 from ...tasks.training import accuracy, fit
 
@@ -95,14 +96,14 @@ def compare(
 
     def trained(name: str, net: TinyModel, many: int, seed: int) -> float:
         def more() -> Tensor:
-            losses = [a.commitment for a in net.attention if hasattr(a, "commitment")]
-            return sum(losses, torch.zeros(()))
+            losses = [a.commitment for a in net.attention if isinstance(a, RoutingAttention)]
+            return torch.stack([torch.zeros(()), *losses]).sum()
 
         def told(done: int, loss: float) -> None:
             if done % 25 == 0:
                 progress(f"{name}: step {done} of {many}, loss {loss:.2f}")
 
-        how = {"batch": batch, "lr": lr, "seed": seed}
+        how: dict[str, Any] = {"batch": batch, "lr": lr, "seed": seed}
         return fit(net, task, steps=many, more=more, progress=told, **how).seconds
 
     shared: dict[str, Tensor] = {}

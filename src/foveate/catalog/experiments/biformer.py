@@ -48,9 +48,15 @@ ARMS = {
 def run(progress: Callable[[str], None]) -> Trial:
     """Try it."""
     found = compare(
-        *(ARMS, TASK),
+        ARMS,
+        TASK,
         first=(STEPS, ARMS["dense"]),
-        **{"dim": DIM, "layers": 1, "steps": MORE, "items": ITEMS, "seed": SEED, "grid": GRID},
+        dim=DIM,
+        layers=1,
+        steps=MORE,
+        items=ITEMS,
+        seed=SEED,
+        grid=GRID,
         progress=progress,
     )
     dense, routed, windows = (found[name] for name in ("dense", "routed", "windows"))

@@ -48,9 +48,14 @@ ARMS = {
 def run(progress: Callable[[str], None]) -> Trial:
     """Try it."""
     found = compare(
-        *(ARMS, TASK),
+        ARMS,
+        TASK,
         first=(400, ARMS["dense"]),
-        **{"dim": DIM, "layers": 1, "steps": 200, "items": ITEMS, "seed": SEED},
+        dim=DIM,
+        layers=1,
+        steps=200,
+        items=ITEMS,
+        seed=SEED,
         progress=progress,
     )
     dense, moba, window = (found[name] for name in ("dense", "moba", "window"))

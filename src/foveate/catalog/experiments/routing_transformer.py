@@ -58,9 +58,14 @@ ARMS = {  # pairs of a token, on average over both heads
 def run(progress: Callable[[str], None]) -> Trial:
     """Try it."""
     found = compare(
-        *(ARMS, TASK),
+        ARMS,
+        TASK,
         first=(STEPS, ARMS["dense"]),
-        **{"dim": DIM, "layers": 1, "steps": MORE, "items": ITEMS, "seed": SEED},
+        dim=DIM,
+        layers=1,
+        steps=MORE,
+        items=ITEMS,
+        seed=SEED,
         progress=progress,
     )
     dense, routed, windows = (found[name] for name in ("dense", "routed", "windows"))
