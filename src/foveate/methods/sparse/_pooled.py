@@ -12,7 +12,7 @@ from ._pieces import attend, exact
 INF = float("inf")
 CHUNK = 16_000_000  # numbers of keys and values gathered at once
 
-__all__ = ["Implicit", "implicit", "rectified"]
+__all__ = ["Implicit", "chosen", "implicit", "rectified"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ def rectified(
         None if mask is None or alone is None else mask[..., alone],
         scale=scale, block=block, density=density, mass=mass, gain=gain,
     )  # fmt: skip
-    out, lse = _chosen(q, k, v, pooled, alone, mask, found.critical, scale, block)
+    out, lse = chosen(q, k, v, pooled, alone, mask, found.critical, scale, block)
     weight = None if mask is None else mask[..., pooled].exp()
     given = torch.where(found.restored, found.mass, 0.0)
     kept = 1 - given.sum(-1)
@@ -136,7 +136,7 @@ def rectified(
     return whole.to(q.dtype), lse - rows(kept.log())
 
 
-def _chosen(
+def chosen(
     q: Tensor, k: Tensor, v: Tensor, pooled: Tensor, alone: Tensor | None, mask: Tensor | None,
     critical: Tensor, scale: float, block: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
