@@ -15,11 +15,11 @@ from torch import nn
 
 from ...layers import CrossShapedWindowAttention, WindowAttention
 from ...statistics import paired_bootstrap
-from ._digits import SIDE, Layers, Network, best_rate, digits, right, trained, weights
+from ._digits import SEEDS, SIDE, TRAIN, Layers, Network, compare, weights
 from ._trial import Trial
 
 GRID = (SIDE, SIDE)
-DIM, HEADS, TRAIN, EPOCHS, SEEDS, RATES = 32, 4, 600, 15, (1, 2, 3), (3e-3, 1e-2)
+DIM, HEADS = 32, 4
 
 
 def stripes(width: int) -> Layers:
@@ -33,6 +33,9 @@ KINDS: dict[str, Layers] = {
     "stripes of 1": stripes(1),
     "global": stripes(SIDE),
 }
+
+
+RATE_OF = {"stripes of 1": "stripes", "global": "stripes"}
 
 
 def reach(layers: Layers, depth: int) -> float:
@@ -51,16 +54,7 @@ def reach(layers: Layers, depth: int) -> float:
 
 def run(progress: Callable[[str], None]) -> Trial:
     """Try it."""
-    found: dict[str, list[float]] = {name: [] for name in KINDS}
-    rates = {}
-    for name, layers in KINDS.items():
-        progress(f"{name}: learning rate")
-        rates[name] = best_rate(layers, DIM, RATES, train=TRAIN, epochs=EPOCHS, seed=0)
-        for seed in SEEDS:
-            progress(f"{name}: seed {seed}")
-            x, y, test_x, test_y = digits(TRAIN, seed)
-            network = trained(layers, DIM, x, y, epochs=EPOCHS, seed=seed, rate=rates[name])
-            found[name] += right(network, test_x, test_y)
+    found, rates = compare(KINDS, DIM, progress, rate_of=RATE_OF)
     near = [round(float(end), 4) for end in paired_bootstrap(found["global"], found["stripes"])]
     return Trial(
         baseline=("accuracy, shifted windows of 4 × 4", found["windows"]),

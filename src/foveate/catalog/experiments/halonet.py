@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ...layers import HaloAttention
 from ...patterns import Halo
 from ...statistics import paired_bootstrap
-from ._digits import SIDE, Layers, best_rate, digits, right, trained, weights
+from ._digits import SEEDS, SIDE, TRAIN, Layers, compare, weights
 from ._trial import Trial
 
 GRID = (SIDE, SIDE)
-DIM, TRAIN, EPOCHS, SEEDS, RATES = 32, 600, 15, (1, 2, 3), (3e-3, 1e-2)
+DIM = 32
 
 
 class Bottleneck(nn.Module):
@@ -67,18 +67,12 @@ KINDS: dict[str, Layers] = {
 }
 
 
+RATE_OF = {"convolution, then halo": "halo", "global": "halo", "halo, strided": "halo"}
+
+
 def run(progress: Callable[[str], None]) -> Trial:
     """Try it."""
-    found: dict[str, list[float]] = {name: [] for name in KINDS}
-    rates = {}
-    for name, layers in KINDS.items():
-        progress(f"{name}: learning rate")
-        rates[name] = best_rate(layers, DIM, RATES, train=TRAIN, epochs=EPOCHS, seed=0)
-        for seed in SEEDS:
-            progress(f"{name}: seed {seed}")
-            x, y, test_x, test_y = digits(TRAIN, seed)
-            network = trained(layers, DIM, x, y, epochs=EPOCHS, seed=seed, rate=rates[name])
-            found[name] += right(network, test_x, test_y)
+    found, rates = compare(KINDS, DIM, progress, rate_of=RATE_OF)
     against = {
         "halo minus global": paired_bootstrap(found["global"], found["halo"]),
         "mixed minus convolution": paired_bootstrap(
