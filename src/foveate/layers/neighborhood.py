@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .._implements import implements
 from ..engine.attention import attention
@@ -72,10 +71,7 @@ def neighborhood_attention(
         for some in range(0, len(rows), max(1, _NUMBERS // size)):
             part = slice(some, some + max(1, _NUMBERS // size))
             given = (q, k, v, flat, rows[part], keys[part], steps)
-            if learns:
-                outs.append(checkpoint(_attend, *given, use_reentrant=False))
-            else:
-                outs.append(_attend(*given))
+            outs.append(_Again.apply(*given) if learns else _attend(*given))
             order.append(rows[part].flatten())
     back = torch.cat(order).argsort().to(q.device)
     return torch.cat(outs, 2).index_select(2, back)
@@ -95,6 +91,28 @@ def _attend(
         taken(q, rows), taken(k, keys), taken(v, keys), attn_mask=bias[None]
     )
     return out.unflatten(0, (len(q), len(rows))).transpose(1, 2).flatten(2, 3)
+
+
+class _Again(torch.autograd.Function):
+    """:func:`_attend`, which keeps its inputs alone and is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Tensor) -> Tensor:
+        ctx.save_for_backward(*given)
+        return _attend(*given)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad
+        given = [
+            x.detach().requires_grad_(needs)
+            for x, needs in zip(ctx.saved_tensors, wanted, strict=True)
+        ]
+        with torch.enable_grad():
+            out = _attend(*given)
+        found = iter(torch.autograd.grad(out, [x for x in given if x.requires_grad], grad))
+        return tuple(next(found) if needs else None for needs in wanted)
 
 
 @lru_cache(maxsize=16)
@@ -118,12 +136,8 @@ def _tiles(pattern: Neighborhood) -> list[tuple[Tensor, Tensor, Tensor]]:
         some = seen.any(0)
         keys, seen = near[some], seen[:, some]
         steps = torch.zeros_like(seen, dtype=torch.long)
-        at = zip(
-            *(torch.unravel_index(x, pattern.grid) for x in (rows, keys)),
-            *(pattern.window, pattern.dilation),
-            strict=True,
-        )
-        for i, j, w, d in at:
+        at = pattern.coordinates(rows), pattern.coordinates(keys)
+        for i, j, w, d in zip(*at, pattern.window, pattern.dilation, strict=True):
             off = torch.div(j[None] - i[:, None], d, rounding_mode="floor") + w - 1
             steps = steps * (2 * w - 1) + off
         steps = torch.where(seen, steps, hidden)

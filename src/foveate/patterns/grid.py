@@ -45,7 +45,7 @@ class _OnGrid(Pattern):
         """How many tokens the grid has."""
         return math.prod(self.grid)
 
-    def _at(self, position: Tensor) -> list[Tensor]:
+    def coordinates(self, position: Tensor) -> list[Tensor]:
         """Coordinates of positions, one tensor an axis."""
         found = []
         for side in reversed(self.grid):
@@ -125,7 +125,9 @@ class Halo(_OnGrid):
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         seen = self._inside(q, k)
-        for b, h, i, j in zip(self.block, self.halo, self._at(q), self._at(k), strict=True):
+        for b, h, i, j in zip(
+            self.block, self.halo, self.coordinates(q), self.coordinates(k), strict=True
+        ):
             start = i // b * b
             seen = seen & (j >= start - h) & (j < start + b + h)
         return seen
@@ -174,7 +176,9 @@ class Windows(_OnGrid):
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         seen = self._inside(q, k)
-        for w, s, i, j in zip(self.window, self.shift, self._at(q), self._at(k), strict=True):
+        for w, s, i, j in zip(
+            self.window, self.shift, self.coordinates(q), self.coordinates(k), strict=True
+        ):
             # counted from the shifted origin the pieces before it are a window of their own
             seen = seen & (
                 torch.div(i - s, w, rounding_mode="floor")
@@ -224,7 +228,7 @@ class CrossShaped(_OnGrid):
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         assert head is not None and self.heads is not None
-        (qy, qx), (ky, kx) = self._at(q), self._at(k)
+        (qy, qx), (ky, kx) = self.coordinates(q), self.coordinates(k)
         rows, columns = (
             qy // self.stripe == ky // self.stripe,
             qx // self.stripe == kx // self.stripe,

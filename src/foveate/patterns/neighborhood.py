@@ -151,7 +151,7 @@ class Neighborhood(_OnGrid):
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         seen = self._inside(q, k)
-        for axis, (i, j) in enumerate(zip(self._at(q), self._at(k), strict=True)):
+        for axis, (i, j) in enumerate(zip(self.coordinates(q), self.coordinates(k), strict=True)):
             seen = seen & self._along(axis, i, j)
         return seen
 
@@ -167,7 +167,7 @@ class Neighborhood(_OnGrid):
         # Whole rows of keys: an outer product of what is seen along the axes.
         here = k_pos.device
         seen = torch.ones(len(q_pos), 1, dtype=torch.bool, device=here)
-        for axis, i in enumerate(self._at(q_pos)):
+        for axis, i in enumerate(self.coordinates(q_pos)):
             start, count = (low // row, n // row) if axis == 0 else (0, self.grid[axis])
             along = self._along(axis, i[:, None], start + torch.arange(count, device=here))
             seen = (seen[:, :, None] & along[:, None]).flatten(1)
@@ -196,11 +196,8 @@ class Neighborhood(_OnGrid):
         """
         if queries != self.tokens or q_offset != 0:
             return None
-        apart = [
-            d if side % d == 0 else 1 for side, d in zip(self.grid, self.dilation, strict=True)
-        ]
-        block = self._block(size, apart)
-        if math.prod(block) * 4 < min(size, self.tokens):
+        apart, block = self._apart(), self.tile_sides(size)
+        if math.prod(block) * 4 < min(size, self.tokens // math.prod(apart)):
             return None
         shape = [
             n
@@ -212,10 +209,14 @@ class Neighborhood(_OnGrid):
         index = torch.arange(self.tokens).view(shape).permute(axes)
         return index.reshape(-1, math.prod(block))
 
-    def _block(self, size: int, apart: Sequence[int]) -> tuple[int, ...]:
-        """Sides of a tile: about ``size`` queries that together see the fewest keys."""
+    def _apart(self) -> list[int]:
+        """How many interleaved grids each axis is taken apart into: what divides the side."""
+        return [d if n % d == 0 else 1 for n, d in zip(self.grid, self.dilation, strict=True)]
+
+    def tile_sides(self, size: int = 128) -> tuple[int, ...]:
+        """Sides of the tiles it is cut into: about ``size`` queries that see the fewest keys."""
         reach: list[dict[int, int]] = []
-        for axis, (side, p) in enumerate(zip(self.grid, apart, strict=True)):
+        for axis, (side, p) in enumerate(zip(self.grid, self._apart(), strict=True)):
             first, last = self.span(axis, torch.arange(side))
             n = side // p
             reach.append({})

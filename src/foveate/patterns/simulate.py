@@ -163,7 +163,10 @@ def _looked_at(
 ) -> tuple[int, int]:  # fmt: skip
     """The same by looking at every pair, a tile of queries at a time."""
     keys = torch.arange(math.prod(grid))
-    at = torch.stack(torch.unravel_index(keys, grid))  # [axes, keys]
+    counts = _strides(torch.tensor(grid))[:, None]
+    at = (
+        torch.div(keys, counts, rounding_mode="floor") % torch.tensor(grid)[:, None]
+    )  # [axes, keys]
     size = torch.tensor(k_sides)[:, None]
     heads = () if pattern.heads is None else (pattern.heads,)
     touched = full = 0

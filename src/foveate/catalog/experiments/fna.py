@@ -27,7 +27,7 @@ WINDOWS = (7, 11, 15, 19, 23, 27, 31, 35, 39, 43, 47, 51)
 def places(pattern: Neighborhood) -> list[Tensor]:
     """For each place of the window the key that each query sees there, int64 ``[tokens]``."""
     keys = torch.zeros(1, pattern.tokens, dtype=torch.long)
-    at = torch.unravel_index(torch.arange(pattern.tokens), pattern.grid)
+    at = pattern.coordinates(torch.arange(pattern.tokens))
     for axis, (side, w, d) in enumerate(
         zip(pattern.grid, pattern.window, pattern.dilation, strict=True)
     ):
