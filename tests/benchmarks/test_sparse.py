@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
-from benchmarks.sparse_methods import DENSITIES, METHODS, SIZED, density, sized
+from benchmarks.sparse_methods import METHODS, SIZED, density, sized
 from benchmarks.sparse_plot import svg
 from benchmarks.sparse_world import ask, document
 
 import foveate as fv
-from benchmarks import sparse_methods, sparse_quality
+from benchmarks import harness, sparse_methods, sparse_prefill, sparse_quality
 from foveate.find.tuning import share
 
 
@@ -63,7 +65,7 @@ def test_asked_behind_the_cache_as_in_one_piece(smollm2: tuple[Any, Any]) -> Non
 
 @pytest.mark.parametrize("name", SIZED)
 def test_patterns_keep_to_their_density(name: str) -> None:
-    for wanted in DENSITIES:
+    for wanted in (1 / 2, 1 / 8):
         try:
             pattern = sized(name, wanted, 1024)
         except fv.FoveateError as error:
@@ -103,7 +105,7 @@ def test_the_page_says_what_the_cells_say() -> None:
         "1024/2/HiP/0.25": cell(4, 2.5, 9.0),  # dense was not asked: no row
         "1024/0/DHSA/0.25": {"passed over": "too small"},
     }
-    text = sparse_quality.page(kept)
+    text = sparse_quality.page(kept, harness.machine())
     assert "| dense | 1 | 50 % (22–78) | 50 % (22–78) | +0.000 | 1.00 |" in text
     assert "| HiP | 1/4 | 38 % (14–69) | 38 % (14–69) | +0.125 | 0.50 |" in text
     assert "| DHSA" not in text and "2,048" not in text
@@ -111,6 +113,16 @@ def test_the_page_says_what_the_cells_say() -> None:
     assert tokens == 1024 and ("HiP", 0.25, 0.5, 0.375) in points
     picture = ElementTree.fromstring(svg(points, "a & b"))
     assert sum(1 for one in picture.iter() if one.tag.endswith("circle")) == 6
+
+
+def test_the_page_is_that_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = {name: getattr(sparse_quality, name) for name in ("PAGE", "PLOT")}
+    for name, path in written.items():
+        monkeypatch.setattr(sparse_quality, name, tmp_path / path.name)
+    sparse_quality.publish()
+    assert sparse_quality.PAGE.read_text() == written["PAGE"].read_text()
+    if sparse_quality.PLOT.exists():
+        assert sparse_quality.PLOT.read_text() == written["PLOT"].read_text()
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,3 +141,29 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(sparse_quality.run(None)) == 4 and asked[0] is None
     assert len(sparse_quality.run(None)) == 4 and len(asked) == 4
     assert sparse_quality.run(0) and len(asked) == 4
+
+
+def test_the_prefill_is_timed_and_its_accuracy_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Any] = []
+
+    def answers(model: Any, text: Any, methods: Any) -> dict[str, Any]:
+        right = 6 if not methods else 2 if len(methods) == 1 else 5
+        return {"right": {"needle": [True], "multi-key": [n < right for n in range(8)]}}
+
+    class Model:
+        def __call__(self, **given: Any) -> None:
+            assert given["input_ids"].shape == (1, 5)
+
+    monkeypatch.setattr(sparse_prefill.fv, "load", lambda name: (Model(), None))
+    monkeypatch.setattr(sparse_prefill.fv, "attach", lambda model, *methods: nullcontext())
+    monkeypatch.setattr(
+        sparse_prefill, "document", lambda *given: SimpleNamespace(ids=[1, 2, 3, 4, 5])
+    )
+    monkeypatch.setattr(sparse_prefill, "ask", answers)
+    monkeypatch.setattr(sparse_prefill, "write", lambda name, title, found: rows.extend(found))
+    sparse_prefill.main(documents=2, rounds=1)
+    assert len(rows) == 5
+    window, delta = rows[3:]
+    assert window.ratio == pytest.approx(2 / 6) and window.met
+    assert delta.ratio == pytest.approx(5 / 6) and not delta.met
+    assert "10 right, dense attention 12, of 16" in delta.note
