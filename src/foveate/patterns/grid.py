@@ -108,7 +108,8 @@ class Halo(_OnGrid):
 
     References
     ----------
-    Vaswani et al., "Scaling Local Self-Attention for Parameter Efficient Visual Backbones", 2021.
+    Vaswani et al., "Scaling Local Self-Attention for Parameter Efficient Visual Backbones", 2021,
+    section 2.2. As a layer: :class:`foveate.layers.HaloAttention`.
     """
 
     grid: tuple[int, ...]
@@ -150,11 +151,13 @@ class Windows(_OnGrid):
         Sides of a window; they must divide the grid's.
     shift : int or sequence of int
         By how much the windows are rolled. What lies in one rolled window but not in one piece of
-        the grid does not see each other.
+        the grid does not see each other. (Swin's code leaves the shift out where one window is the
+        whole grid; here what is asked for is done.)
 
     References
     ----------
-    Liu et al., "Swin Transformer", 2021, sections 3.2 (shifted windows, masked cyclic shift).
+    Liu et al., "Swin Transformer", 2021, sections 3.2 (shifted windows, masked cyclic shift). As a
+    layer: :class:`foveate.layers.WindowAttention`.
     """
 
     grid: tuple[int, ...]
@@ -203,11 +206,13 @@ class CrossShaped(_OnGrid):
     stripe : int
         Their width; it must divide both sides.
     heads : int
-        Even: the first half sees rows, the second columns.
+        Even: the first half sees rows, the second columns, as in the paper; in its authors' code
+        it is the other way round.
 
     References
     ----------
-    Dong et al., "CSWin Transformer", 2021, section 3.2.
+    Dong et al., "CSWin Transformer", 2021, section 3.2, equation 4. As a layer:
+    :class:`foveate.layers.CrossShapedWindowAttention`.
     """
 
     grid: tuple[int, ...]
