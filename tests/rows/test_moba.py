@@ -158,6 +158,20 @@ def test_bad_input(make: Callable[[], Any], words: str) -> None:
         make()
 
 
+def test_a_chunk_before_a_rows_first_token_sees_nothing() -> None:
+    q, k, v = tensors(20, 40, 4)
+    real = torch.arange(40) >= torch.tensor([0, 19])[:, None]
+    hidden = torch.where(real, 0.0, -torch.inf)[:, None]
+    pattern = MoBA(4, 2)
+    found = fv.attention(q, k, v, causal=True, q_offset=0, pattern=pattern, key_bias=hidden)
+    assert (found.lse[1, :, :19] == -torch.inf).all() and not found.out[1, :, :19].any()
+    assert torch.allclose(found.out[1, :, 19], v[1, :, 19])  # itself alone
+    chosen = pattern.route(q, k, causal=True, q_offset=-25, scale=1.0)  # all before the first
+    assert not chosen.matrix().any()
+    alone = fv.attention(q[:1], k[:1, :, :20], v[:1, :, :20], causal=True, pattern=pattern)
+    assert torch.allclose(found.out[:1], alone.out, atol=1e-6)
+
+
 def test_it_combines_with_static_patterns() -> None:
     q, k, v = tensors(40, 40, 4)
     near = SlidingWindow(20)

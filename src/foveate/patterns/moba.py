@@ -153,7 +153,7 @@ class MoBA(Routed):
     def _own(self, first: int, Sq: int, Sk: int, device: torch.device) -> Pieces:
         """The queries at ``first, first + 1, …`` on the keys of their own blocks."""
         low, high = max(0, first) // self.block, (first + Sq - 1) // self.block
-        blocks = torch.arange(low, high + 1, device=device)[:, None]
+        blocks = torch.arange(low, max(low, high) + 1, device=device)[:, None]
         rows = blocks * self.block + torch.arange(self.block, device=device) - first
         rows = rows.masked_fill((rows < 0) | (rows >= Sq), -1)
         blocks = blocks.masked_fill(blocks * self.block >= Sk, -1)
