@@ -2,8 +2,8 @@
 
 ``autopasta``, ``architectures`` (many minutes), ``cost`` (four minutes), ``literature`` (needs
 the extra ``search``), ``patterns``, ``reach``, ``gpu`` (needs CUDA), ``sparse_prefill`` (five
-minutes), ``sparse_quality`` (half an hour; goes on where it stopped) and ``trained_sparse`` (a
-quarter of an hour) run only when named.
+minutes), ``sparse_quality`` (half an hour; goes on where it stopped), ``trained_sparse`` (a
+quarter of an hour) and ``windows`` run only when named.
 Beside them stand ``benchmarks.peers_*`` (other libraries, which have to be installed).
 """
 
@@ -14,7 +14,7 @@ import sys
 
 NAMES = ("operator", "precision", "prefill", "memory", "decode", "steering", "finders")
 LONG = ("autopasta", "architectures", "cost", "literature", "patterns", "reach", "gpu",
-        "sparse_prefill", "sparse_quality", "trained_sparse")  # only when named  # fmt: skip
+        "sparse_prefill", "sparse_quality", "trained_sparse", "windows")  # only when named  # fmt: skip
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:
