@@ -14,7 +14,7 @@ import sys
 
 NAMES = ("operator", "precision", "prefill", "memory", "decode", "steering", "finders")
 LONG = ("autopasta", "architectures", "cost", "literature", "patterns", "reach", "gpu",
-        "sparse_prefill", "sparse_quality", "trained_sparse", "windows")  # only when named  # fmt: skip
+        "sparse_prefill", "sparse_quality", "trained_sparse", "windows")  # fmt: skip
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:
