@@ -69,7 +69,7 @@ class DeltaCorrection(Method):
     --------
     >>> import foveate as fv
     >>> model, tokenizer = fv.load("smollm2")
-    >>> prompt = fv.Prompt(tokenizer, "The code is 7421. " + "The sky is blue. " * 90 + "The code")
+    >>> prompt = fv.Prompt(tokenizer, "The code is 7421. " + "The sky is blue. " * 45 + "The code")
     >>> window = fv.SlidingWindow(64, sinks=4)
     >>> with fv.attach(model, window, fv.DeltaCorrection(every=16)):
     ...     ids = model.generate(**prompt.inputs, max_new_tokens=6)
