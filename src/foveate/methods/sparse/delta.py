@@ -85,6 +85,11 @@ class DeltaCorrection(Method):
         """Sites with the same heads in scope are rewritten alike."""
         return self.scope.heads_of(site)
 
+    @property
+    def operator(self) -> DeltaCorrection:
+        """Itself: a method that is an operator, too."""
+        return self
+
     def run(self, program: Program, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The operator: ``out`` and ``lse`` of a call, where full means without any pattern."""
         return Delta(self.every, self.last).run(program, q, k, v)

@@ -121,6 +121,11 @@ class HyperAttention(Method):
         """Every layer draws its own."""
         return site.layer, self.scope.heads_of(site)
 
+    @property
+    def operator(self) -> HyperAttention:
+        """Itself: a method that is an operator, too."""
+        return self
+
     def run(self, program: Program, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The operator: estimated ``out [B,Hq,Sq,Dv]`` and ``lse [B,Hq,Sq]``."""
         return Hyper(self.how, self.seed).run(program, q, k, v)

@@ -122,6 +122,11 @@ class RectifiedSpaAttn(Method):
         """Sites with the same heads in scope are rewritten alike."""
         return self.scope.heads_of(site)
 
+    @property
+    def operator(self) -> RectifiedSpaAttn:
+        """Itself: a method that is an operator, too."""
+        return self
+
     def run(self, program: Program, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The operator: rectified ``out [B,Hq,Sq,Dv]`` and ``lse [B,Hq,Sq]``."""
         return Rectified(self, self._text(program), None).run(program, q, k, v)
