@@ -245,7 +245,7 @@ class _Count:
             q = torch.randn(1, heads, s.Sq, s.D, generator=generator).to(s.dtype)
             k = torch.randn(1, heads, s.Sk, s.D, generator=generator).to(s.dtype)
             one = replace(made, shapes=replace(s, Hq=heads, Hkv=heads))
-            for _ in range(2):
+            for _ in range(3):
                 start = time.perf_counter()
                 chosen = one._routed(q, k)
                 now = time.perf_counter() - start

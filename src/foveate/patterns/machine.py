@@ -68,8 +68,8 @@ class Machine:
     block_product: float = 2.4e-11
     row: float = 4e-8
     mask: float = 5e-11
-    copy: float = 1.5e-11
-    pick: float = 1.6e-11
+    copy: float = 8e-11
+    pick: float = 1.6e-10
     step: float = 7e-6
     tile_softmax: float = 1.7e-9
     measured: bool = False
@@ -202,30 +202,33 @@ def _call(dtype: torch.dtype, m: int, n: int, E: int, masked: bool = False) -> t
 
 
 def _copies(dtype: torch.dtype) -> dict[str, tuple[Job, float]]:
-    """Keys of a window's blocks, copied in runs and picked by index; bytes read and written."""
-    x = torch.randn(_HEADS, 40_000, 64).to(dtype)
-    index = torch.arange(0, 8192 - 384, 128)[:, None] + torch.arange(384)
-    index[:, 380:] = torch.arange(4)
+    """Keys and values of a window's blocks, copied in runs and picked by index.
+
+    As large as the executor's chunks, and both held at once: fresh memory is half of the price.
+    """
+    x = torch.randn(_HEADS, 8192, 64).to(dtype)
+    index = torch.arange(0, 8192 - 412, 192)[:, None] + torch.arange(416)
+    index[:, 412:] = torch.arange(4)
     runs = runs_of(index)
-    assert runs is not None
+    small = runs_of(torch.arange(64)[:, None] ** 2 % 40 * 99 + torch.arange(40))
+    assert runs is not None and small is not None
     size = index.shape[1], 0, len(index)
     shuffled = index.flatten()[torch.randperm(index.numel())]
-    small = runs_of(torch.arange(64 * 40).view(64, 40) + 7 * torch.arange(64)[:, None] ** 2)
-    assert small is not None
-    moved = 2 * index.numel() * _HEADS * 64 * dtype.itemsize
+    moved = 4 * index.numel() * _HEADS * 64 * dtype.itemsize
     return {
-        "copy": (lambda: take(x, runs, *size), moved),
-        "pick": (lambda: x.index_select(1, shuffled), moved),
+        "copy": (lambda: [take(x, runs, *size) for _ in "kv"], moved),
+        "pick": (lambda: [x.index_select(1, shuffled) for _ in "kv"], moved),
         "step": (lambda: take(x[:1, :, :8], small, 40, 0, 64), len(small)),
     }
 
 
 def _tiles(dtype: torch.dtype) -> tuple[Job, float]:
-    """Tiles of scores, soft-capped so that no flash kernel takes them."""
+    """Tiles of scores of a causal call."""
     q, k, v = (torch.randn(1, _HEADS, 1024, 64).to(dtype) for _ in range(3))
-    program, shapes = Program(softcap=50.0), Shapes.of(q, k, v)
+    program, shapes = Program(causal=True), Shapes.of(q, k, v)
     terms = fold(program, shapes)
-    return lambda: tiles.run(program, terms, q, k, v, ()), _HEADS * 1024**2
+    pairs = sum((b - a) * (high - low) for a, b, low, high in tiles.row_blocks(terms, shapes))
+    return lambda: tiles.run(program, terms, q, k, v, ()), _HEADS * pairs
 
 
 def _measured(dtype: torch.dtype) -> Machine:
