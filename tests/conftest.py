@@ -7,8 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("foveate", deadline=None)  # no clocks in the default tests
+hypothesis.settings.load_profile("foveate")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -22,7 +22,7 @@ from foveate.patterns import (
     Strided,
     Windows,
 )
-from foveate.patterns._base import Moved, OnHeads
+from foveate.patterns._algebra import Moved, OnHeads
 
 S = 384  # three blocks of queries
 GRID = (16, 24)

@@ -25,7 +25,7 @@ from foveate.patterns import (
     Strided,
     Windows,
 )
-from foveate.patterns._base import Moved, OnHeads
+from foveate.patterns._algebra import Moved, OnHeads
 
 GRID = (6, 8)
 EVERY: list[Pattern] = [

@@ -26,7 +26,7 @@ from foveate.patterns import (
     Strided,
     Windows,
 )
-from foveate.patterns._base import Moved, OnHeads
+from foveate.patterns._algebra import Moved, OnHeads
 
 
 def _leaf(r: random.Random) -> Pattern:

@@ -14,7 +14,7 @@ import foveate as fv
 from families import build, logits
 from foveate.engine.backends import gathered
 from foveate.patterns import MultiWindow, Pattern, PowerAttention, ShiftedGroups, SlidingWindow
-from foveate.patterns._base import Moved
+from foveate.patterns._algebra import Moved
 
 EVERY: list[Pattern] = [
     PowerAttention(block=1, window=1, sinks=0),

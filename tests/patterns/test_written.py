@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import foveate as fv
 from foveate import patterns as p
-from foveate.patterns._base import Moved, OnHeads
+from foveate.patterns._algebra import Moved, OnHeads
 from foveate.patterns.written import read_pattern, write_pattern
 
 ONES = [

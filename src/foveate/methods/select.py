@@ -14,7 +14,7 @@ from ..engine.program import Program
 from ..engine.terms import hidden
 from ..errors import FoveateError
 from ..patterns import Pattern
-from ..patterns._base import OnHeads
+from ..patterns._algebra import OnHeads
 from ._method import Method
 
 if TYPE_CHECKING:
@@ -105,16 +105,17 @@ class Both:
     """A model's own pattern, of the engine's protocol, and one of ours."""
 
     first: Protocol
-    second: Pattern
+    second: Protocol
 
     @property
     def routed(self) -> bool:
         """Whether ours looks at the content."""
-        return self.second.routed
+        return bool(getattr(self.second, "routed", False))
 
     def route(self, q: Tensor, k: Tensor, **call: Any) -> Both:
         """Both, for one call."""
-        return Both(self.first, self.second.route(q, k, **call))
+        second: Any = self.second
+        return Both(self.first, second.route(q, k, **call))
 
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """What both show."""

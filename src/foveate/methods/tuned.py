@@ -14,7 +14,7 @@ from ..errors import FoveateError
 from ..find._artefact import keep, kept
 from ..find._model import ModelId
 from ..patterns import Pattern
-from ..patterns._base import OnHeads
+from ..patterns._algebra import OnHeads
 from ..patterns.written import read_pattern, write_pattern
 from ._method import Method
 from .select import Select

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._implements import implements
 from ..errors import FoveateError
-from ._base import Pattern, _joined, whole
+from ._base import Pattern, joined, whole
 
 __all__ = ["ShiftedGroups"]
 
@@ -109,7 +109,7 @@ class ShiftedGroups(Pattern):
                 first, last = ((i - by) // self.group for i in (q_start, q_stop - 1))
                 spans.append((first * self.group + by, (last + 1) * self.group + by))
         top = min(keys, q_stop) if self.causal else keys
-        return _joined((max(0, a), min(b, top)) for a, b in spans) or [(0, 0)]
+        return joined((max(0, a), min(b, top)) for a, b in spans) or [(0, 0)]
 
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:
         ranges = self.key_ranges(q_start, q_stop, keys)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .._implements import implements
-from ._base import Pattern, _joined, whole
+from ._base import Pattern, joined, whole
 
 __all__ = ["PowerAttention"]
 
@@ -74,7 +74,7 @@ class PowerAttention(Pattern):
             while distance <= own:
                 blocks.add((own - distance, own - distance + 1))
                 distance *= 2
-        found = _joined((max(0, a * size), min(b * size, top)) for a, b in blocks)
+        found = joined((max(0, a * size), min(b * size, top)) for a, b in blocks)
         return found or [(0, 0)]
 
     def key_range(self, q_start: int, q_stop: int, keys: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ class Routed(Pattern):
 
     routed = True
 
-    def route(  # type: ignore[override]
+    def route(
         self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
         visible: Tensor | None = None,
     ) -> Pattern:  # fmt: skip

@@ -8,7 +8,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ..errors import FoveateError
-from ._base import And, Everything, Not, OnHeads, Or, Pattern
+from ._algebra import And, Everything, Not, OnHeads, Or
+from ._base import Pattern
 
 __all__ = ["read_pattern", "write_pattern"]
 
