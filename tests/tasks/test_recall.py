@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import foveate as fv
 from foveate.layers import TinyModel
-from foveate.tasks import MQAR, CopyTokens, MatchingShapes, accuracy, fit
+from foveate.tasks import MQAR, CopyTokens, GroupRecall, MatchingShapes, accuracy, fit
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -51,6 +51,16 @@ def test_copies_and_what_is_random_is_new_in_every_batch() -> None:
     assert torch.equal(tokens[:, 10:], tokens[:, :8]) and (tokens[:, 9] == 0).all()
     assert not torch.equal(task.batch(4, generator)[0], tokens)
     assert torch.equal(task.batch(4, seeded(0))[0], tokens)
+
+
+def test_a_groups_value_is_said_before_it_is_asked_for() -> None:
+    tokens, targets = GroupRecall(length=48, groups=6, values=3).batch(10, seeded(0))
+    for row, wanted in zip(tokens.tolist(), targets.tolist(), strict=True):
+        said = {token // 4: token % 4 for token in row[:24]}
+        assert len(said) == 6 and min(said.values()) > 0 and set(wanted[:24]) == {-100}
+        assert all(said[token // 4] == token % 4 for token in row[:24])
+        assert sorted(row[24:]) == sorted(4 * group for group in list(range(6)) * 4)
+        assert [said[token // 4] for token in row[24:]] == wanted[24:]
 
 
 def test_every_shape_stands_twice_far_apart_in_grey_and_in_its_colour() -> None:
@@ -121,6 +131,7 @@ class _Near:
         (lambda: MQAR(pairs=0), "pairs"),
         (lambda: CopyTokens(vocab=2), "at least 3"),
         (lambda: CopyTokens(length=0), "length"),
+        (lambda: GroupRecall(length=100, groups=16), "twice the groups"),
         (lambda: MatchingShapes(apart=5), "half of side"),
         (lambda: MatchingShapes(shapes=17, kinds=16), "kinds=16"),
         (lambda: TinyModel(7, 8, []), "no attention"),

@@ -11,7 +11,7 @@ from .injection import Injection
 from .ioi import IOI
 from .needle import Needle
 from .questions import Questions
-from .recall import MQAR, CopyTokens, MatchingShapes
+from .recall import MQAR, CopyTokens, GroupRecall, MatchingShapes
 from .training import Fit, accuracy, fit
 from .unanswerable import Unanswerable
 
@@ -33,6 +33,7 @@ __all__ = [
     # worlds to train small models on
     "MQAR",
     "CopyTokens",
+    "GroupRecall",
     "MatchingShapes",
     "fit",
     "Fit",

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import FoveateError
 from ._text import whole
 
-__all__ = ["MQAR", "CopyTokens", "MatchingShapes"]
+__all__ = ["MQAR", "CopyTokens", "GroupRecall", "MatchingShapes"]
 
 NONE = -100  # a place without a question, as torch's cross entropy skips it
 
@@ -112,6 +112,59 @@ class CopyTokens:
         mark = torch.zeros(n, 1, dtype=torch.int64)
         tokens = torch.cat([text, mark, text[:, :-1]], 1)
         return tokens, torch.cat([torch.full_like(text, NONE), text], 1)
+
+
+@dataclass(frozen=True)
+class GroupRecall:
+    """Tokens of groups that hold a value each: said in the first half, asked for in the second.
+
+    In every sequence each group has a value of its own. The first half names groups with their
+    values, the second half groups alone, and the value is asked for at each.
+
+    Parameters
+    ----------
+    length : int
+        Tokens of a sequence; each group stands ``length / (2 * groups)`` times in either half.
+    groups, values : int
+
+    Notes
+    -----
+    Tokens: ``group * (1 + values)`` a group alone, and behind it the group with its values.
+    """
+
+    length: int = 128
+    groups: int = 16
+    values: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("length", "groups", "values"):
+            whole(name, getattr(self, name))
+        if self.length % (2 * self.groups):
+            raise FoveateError(
+                f"GroupRecall(length={self.length}, groups={self.groups}): a length that is a "
+                "multiple of twice the groups was wanted."
+            )
+
+    @property
+    def vocab(self) -> int:
+        """Tokens there are."""
+        return self.groups * (1 + self.values)
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing among the values."""
+        return 1 / self.values
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``n`` sequences: tokens and the values asked for, int64 ``[n, length]``."""
+        half = self.length // 2
+        value = torch.randint(1, 1 + self.values, (n, self.groups), generator=generator)
+        said, asked = (_different(n, half, half, generator) % self.groups for _ in range(2))
+        tokens = torch.cat([said * (1 + self.values) + value.gather(1, said),
+                            asked * (1 + self.values)], 1)  # fmt: skip
+        targets = torch.full_like(tokens, NONE)
+        targets[:, half:] = value.gather(1, asked)
+        return tokens, targets
 
 
 @dataclass(frozen=True)

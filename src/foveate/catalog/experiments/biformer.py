@@ -24,10 +24,10 @@ from ...tasks.recall import MatchingShapes
 from ._trained import Arm, compare, entering
 from ._trial import Trial
 
-TASK = MatchingShapes(side=8, shapes=12, kinds=12, colours=4, apart=4)
+TASK = MatchingShapes(side=8, shapes=8, kinds=8, colours=4, apart=4)
 GRID, REGIONS, TOP, WINDOW = (8, 8), 4, 4, 4
 DIM, HEADS, ITEMS, SEED = 64, 2, 200, 0
-STEPS, MORE = 400, 200
+STEPS, MORE, RATE = 600, 200, 5e-3
 
 
 def layer(top: int, window: bool = False) -> BiLevelRouting:
@@ -54,6 +54,7 @@ def run(progress: Callable[[str], None]) -> Trial:
         dim=DIM,
         layers=1,
         steps=MORE,
+        lr=RATE,
         items=ITEMS,
         seed=SEED,
         grid=GRID,

@@ -1,6 +1,7 @@
-"""The Routing Transformer's clusters on associative recall, against windows of as many keys.
+"""The Routing Transformer's clusters on recall by groups, against windows of as many keys.
 
-One layer with shared queries and keys, two heads: one local, one that routes. All arms share the
+Sixteen groups of tokens hold a value each, said in the first half of a sequence and asked for in
+the second. One layer with shared queries and keys, two heads: one local, one that routes. All arms share the
 steps in which the second head sees everything, with the same parameters, and go on for the same
 FLOPs: dense, in clusters found by online k-means, or in a window of as many keys as a cluster
 holds. Beside it: how much of the dense head's attention falls within the clusters, against random
@@ -22,13 +23,13 @@ from ...layers.tiny import TinyModel
 from ...patterns.clusters import members, on_sphere
 from ...patterns.sequence import SlidingWindow
 from ...statistics import paired_bootstrap
-from ...tasks.recall import MQAR
+from ...tasks.recall import GroupRecall
 from ._trained import Arm, compare, entering
 from ._trial import Trial
 
-TASK = MQAR(length=128, pairs=24, vocab=64)
+TASK = GroupRecall(length=128, groups=16, values=4)
 DIM, HEADS, CLUSTERS, WINDOW = 64, 2, 4, 32
-STEPS, MORE, ITEMS, SEED = 500, 200, 200, 0
+STEPS, MORE, RATE, ITEMS, SEED = 400, 200, 5e-3, 200, 0
 
 
 class Windowed(RoutingAttention):
@@ -64,6 +65,7 @@ def run(progress: Callable[[str], None]) -> Trial:
         dim=DIM,
         layers=1,
         steps=MORE,
+        lr=RATE,
         items=ITEMS,
         seed=SEED,
         progress=progress,
