@@ -1,11 +1,11 @@
 """The Routing Transformer's clusters on recall by groups, against windows of as many keys.
 
 Sixteen groups of tokens hold a value each, said in the first half of a sequence and asked for in
-the second. One layer with shared queries and keys, two heads: one local, one that routes. All arms share the
-steps in which the second head sees everything, with the same parameters, and go on for the same
-FLOPs: dense, in clusters found by online k-means, or in a window of as many keys as a cluster
-holds. Beside it: how much of the dense head's attention falls within the clusters, against random
-ones of the same size.
+the second. One layer with shared queries and keys, two heads: one local, one that routes. All arms
+share the steps in which the second head sees everything, with the same parameters, and go on for
+the same FLOPs: dense, in clusters found by online k-means, or in a window of as many keys as a
+cluster holds. Beside it: how much of the dense head's attention falls within the clusters, against
+random ones of the same size.
 """
 
 from __future__ import annotations
