@@ -73,7 +73,7 @@ def test_more_lines_than_there_are_is_dense() -> None:
 
 def test_masses_are_sums_of_the_attention() -> None:
     q, k = random(2, 4, 9, 8), random(2, 2, 50, 8, seed=1)
-    column, diagonal = line_mass(q, k, 41, 1.0)
+    column, diagonal = line_mass(q, k, torch.arange(41, 50).expand(2, -1), 1.0)
     assert torch.allclose(column.sum(-1), torch.full((2, 4), 9.0).double())
     assert torch.allclose(diagonal.sum(-1), torch.full((2, 4), 9.0).double())
 
@@ -96,6 +96,14 @@ def test_padding_is_in_no_line() -> None:
     assert not bool(seen[1, :, 32:, :32].any())
     alone = lines.route(q[1:, :, 32:], k[1:, :, 32:], **ROUTE).matrix()
     assert torch.equal(seen[1:, :, 32:, 32:], alone)
+
+
+def test_the_last_real_queries_judge() -> None:
+    q, k = random(1, 2, 96, 8), random(1, 2, 96, 8, seed=1)
+    real = (torch.arange(96) < 70)[None]
+    lines = VerticalSlash(6, 5, last=16, block=16, sinks=3, window=4)
+    seen = lines.route(q, k, **ROUTE, visible=real).matrix()[..., :70, :70]
+    assert torch.equal(seen, lines.route(q[:, :, :70], k[:, :, :70], **ROUTE).matrix())
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Queries", "ends", "query_blocks", "spread"]
+__all__ = ["Queries", "ends", "query_blocks", "spread", "unpadded"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,3 +68,19 @@ def spread(low: Tensor, high: Tensor) -> Tensor:
     width = max(1, int((high - low).amax()))
     values = low.unsqueeze(-1) + torch.arange(width, device=low.device)
     return torch.where(values < high.unsqueeze(-1), values, -1)
+
+
+def unpadded(
+    q: Tensor, k: Tensor, visible: Tensor | None, causal: bool, q_offset: int
+) -> tuple[Tensor, Tensor]:
+    """Hidden keys, and in a causal call the queries that stand on them, as zeros.
+
+    So that whatever stands in the padding has no part in a choice.
+    """
+    if visible is None:
+        return q, k
+    if causal:
+        at = torch.arange(q.shape[2], device=q.device) + q_offset
+        own = visible[:, at.clamp(0, k.shape[2] - 1)]
+        q = q.masked_fill(~own[:, None, :, None], 0.0)
+    return q, k.masked_fill(~visible[:, None, :, None], 0.0)

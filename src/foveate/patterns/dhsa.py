@@ -10,7 +10,7 @@ from torch import Tensor
 from .._implements import implements
 from ..errors import FoveateError
 from ._base import whole
-from ._blocks import Queries, ends, query_blocks, spread
+from ._blocks import Queries, ends, query_blocks, spread, unpadded
 from .chunks import Boundaries, chunk_edges, fixed_edges, similarity_shifts
 from .routed import Pieces, Routed, Selection
 
@@ -70,7 +70,8 @@ class DHSA(Routed):
     longer than it saves.
 
     Boundaries, and with them the choice, depend on all keys of the call, also later ones; what is
-    read does not. Padding is in no chunk.
+    read does not. Padding is in no chunk; in a batch padded on the
+    right, a row's ``last`` queries are padding.
 
     References
     ----------
@@ -139,6 +140,7 @@ class DHSA(Routed):
     ) -> Selection:  # fmt: skip
         """The keys chosen for ``q [B,Hq,Sq,D]`` among ``k [B,Hkv,Sk,D]``."""
         B, Sq, Sk = q.shape[0], q.shape[2], k.shape[2]
+        q, k = unpadded(q, k, visible, causal, q_offset)
         full = self.last if Sq > self.last else 0
         blocks = query_blocks(Sq - full, q_offset, self.block_q, k.device)
         length = (blocks.rows >= 0).sum(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._implements import implements
 from ..errors import FoveateError
 from ._base import whole
-from ._blocks import Queries, ends, query_blocks, spread
+from ._blocks import Queries, ends, query_blocks, spread, unpadded
 from .routed import Pieces, Routed, Selection
 
 __all__ = ["HiP", "tree_search"]
@@ -116,6 +116,7 @@ class HiP(Routed):
     ) -> Selection:  # fmt: skip
         """The keys found for ``q [B,Hq,Sq,D]`` among ``k [B,Hkv,Sk,D]``."""
         (B, Hq, Sq, _), Sk, unit = q.shape, k.shape[2], self.block_k
+        q, k = unpadded(q, k, visible, causal, q_offset)
         low, high = ends(visible, B, Sk, k.device)
         blocks = query_blocks(Sq, q_offset, self.block_q, k.device)
         if not causal:  # as if every query stood at the end, without a window

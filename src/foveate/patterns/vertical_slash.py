@@ -10,7 +10,7 @@ from torch.nn.functional import max_pool1d, pad
 
 from ..errors import FoveateError
 from ._base import whole
-from ._blocks import ends, query_blocks, spread
+from ._blocks import ends, query_blocks, spread, unpadded
 from .routed import Pieces, Routed, Selection
 
 __all__ = ["VerticalSlash", "line_mass"]
@@ -95,10 +95,14 @@ class VerticalSlash(Routed):
                 "VerticalSlash looks back at distances: it is for causal attention, and causal="
                 "False was given. HiP and DHSA take such calls."
             )
-        (B, H, Sq, _), Sk = q.shape, k.shape[2]
+        (B, _, Sq, D), Sk = q.shape, k.shape[2]
+        q, k = unpadded(q, k, visible, causal, q_offset)
         low, high = ends(visible, B, Sk, k.device)
         few = min(self.last, Sq)
-        column, diagonal = line_mass(q[:, :, Sq - few :], k, q_offset + Sq - few, scale, visible)
+        until = high.clamp(max=q_offset + Sq) - q_offset  # one past the last real query
+        at = (until[:, None] - few + torch.arange(few, device=k.device)).clamp(0, Sq - 1)
+        judges = q.gather(2, at[:, None, :, None].expand(-1, q.shape[1], -1, D))
+        column, diagonal = line_mass(judges, k, at + q_offset, scale, visible)
         place = torch.arange(Sk, device=k.device)
         first = (place >= low[:, None]) & (place < (low + self.sinks)[:, None])
         column = column.masked_fill(first[:, None], float("inf"))
@@ -111,7 +115,7 @@ class VerticalSlash(Routed):
         m = blocks.rows.shape[1]
         # a block's first query looks back by t; some query of the block has the key at t … t+m-1
         reach = max_pool1d(pad(kept.to(q.dtype).flatten(0, 1), (0, m - 1)), m, 1) > 0
-        reach = reach.unflatten(0, (B, H))
+        reach = reach.unflatten(0, (B, -1))
         back = torch.where(reach, place, Sk).sort(-1).values[..., : int(reach.sum(-1).amax())]
         slash = blocks.first[:, None] - back[:, :, None]  # [B, H, N, t]
         gone = (back == Sk)[:, :, None] | (slash < low[:, None, None, None]) | (slash >= Sk)
@@ -131,20 +135,21 @@ class VerticalSlash(Routed):
 
 
 def line_mass(
-    q: Tensor, k: Tensor, q_offset: int, scale: float, visible: Tensor | None = None
+    q: Tensor, k: Tensor, at: Tensor, scale: float, visible: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The causal attention of a few queries, summed over columns and over diagonals.
 
-    ``q [B,Hq,m,D]``, ``k [B,Hkv,Sk,D]`` → two of ``[B,Hq,Sk]``: by key, and by distance.
+    ``q [B,Hq,m,D]`` at positions ``at [B,m]``, ``k [B,Hkv,Sk,D]`` → two of ``[B,Hq,Sk]``: by key,
+    and by distance.
     """
     B, H, m, _ = q.shape
     Sk = k.shape[2]
     grouped = q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)  # a group's heads on its keys at once
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = (grouped @ k.mT).to(wide).reshape(B, H, m, Sk) * scale
-    at = torch.arange(m, device=q.device)[:, None] + q_offset
+    at = at[:, None, :, None]
     place = torch.arange(Sk, device=q.device)
-    hidden = place > at
+    hidden = place > at  # [B, 1, m, Sk]
     if visible is not None:
         hidden = hidden | ~visible[:, None, None]
     p = scores.masked_fill(hidden, -float("inf")).softmax(-1).nan_to_num(0.0)
