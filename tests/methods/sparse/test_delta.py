@@ -12,7 +12,7 @@ from torch import Tensor
 
 import foveate as fv
 from families import build, inputs, logits
-from foveate.patterns import Causal, SlidingWindow
+from foveate.patterns import Causal, MoBA, SlidingWindow, Strided
 
 IDS = torch.arange(2 * 40).view(2, 40) * 5 % 61 + 3
 WINDOW = SlidingWindow(5, sinks=2)
@@ -99,6 +99,25 @@ def test_measures_are_those_of_the_corrected_rows() -> None:
     assert torch.allclose(y.measures["distance"], (P * (i[:, None] - i)).sum(-1))
     with pytest.raises(fv.FoveateError, match="entropy"):
         fv.attention(q, k, v, pattern=WINDOW, operators=correction, measures=[fv.entropy()])
+
+
+@pytest.mark.parametrize(
+    "sparse",
+    [
+        {"pattern": MoBA(8, 2)},
+        {"pattern": SlidingWindow(4) | Strided(7)},
+        {"operators": [fv.HyperAttention(6, 6, least=8)]},
+    ],
+    ids=["routed", "a union", "an estimate"],
+)
+def test_whatever_is_sparse_is_corrected(sparse: dict[str, Any]) -> None:
+    q, k, v = tensors(50)
+    full = fv.attention(q, k, v, causal=True).out
+    alone = fv.attention(q, k, v, causal=True, **sparse).out
+    operators = [*sparse.get("operators", []), fv.DeltaCorrection(6, last=9)]
+    got = fv.attention(q, k, v, causal=True, **sparse | {"operators": operators}).out
+    assert torch.allclose(got, by_the_book(full, alone, 6, 9))
+    assert not torch.allclose(got, alone)
 
 
 def test_gradients_flow_through_both_parts() -> None:
