@@ -220,6 +220,19 @@ def test_the_shifts_mask_is_made_once() -> None:
     assert _mask.cache_info().hits == before + 1
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: WindowAttention(8, 2, 6, 3), lambda: HaloAttention(8, 2, 6, 1)]
+)
+def test_what_was_made_in_inference_serves_training(make: Any) -> None:
+    layer, x = make(), torch.randn(1, 144, 8)
+    with torch.inference_mode():
+        want = layer(x, grid=(12, 12))
+    got = layer(x, grid=(12, 12))
+    got.sum().backward()
+    assert torch.equal(got, want)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
 # -- halos
 
 

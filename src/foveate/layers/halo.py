@@ -224,6 +224,7 @@ class HaloAttention(nn.Module):
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # it may be kept for a backward pass later
 def _where(window: Sides, device: torch.device) -> Tensor:
     """The row and the column of a window's keys, one-hot: ``[keys, rows + columns]``."""
     key = torch.arange(window[0] * window[1], device=device)
@@ -232,6 +233,7 @@ def _where(window: Sides, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # it may be kept for a backward pass later
 def _inside(grid: Sides, block: Sides, halo: Sides, device: torch.device) -> Tensor:
     """Which keys of each block's window lie in the image: bool ``[blocks, 1, keys]``."""
     along = []

@@ -150,6 +150,7 @@ def _index(window: Sides) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # it may be kept for a backward pass later
 def _mask(grid: Sides, window: Sides, shift: Any, device: torch.device) -> Tensor:
     """Who sees whom in the windows of a rolled image: bool ``[windows, tokens, tokens]``.
 
