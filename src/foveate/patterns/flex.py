@@ -26,6 +26,13 @@ def mask_mod(pattern: Pattern, q_offset: int = 0) -> Callable[..., Tensor]:
         raise FoveateError(
             f"mask_mod(q_offset={q_offset!r}): the key index of query 0 was wanted, a whole number."
         )
+    zero = torch.zeros((), dtype=torch.int64)
+    try:
+        pattern.visible(zero, zero, zero, zero)  # what goes by content says so here, not compiled
+    except NotImplementedError as error:
+        raise FoveateError(
+            f"{pattern!r} has no function of single pairs; block_mask(Sq, Sk) looks its tiles up."
+        ) from error
 
     def visible(batch: Tensor, head: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
         return pattern.visible(batch, head, q_idx + q_offset, kv_idx)

@@ -18,7 +18,8 @@ __all__ = ["CrossShaped", "Halo", "Windows"]
 
 def _axes(who: str, name: str, given: Any, axes: int, least: int = 1) -> tuple[int, ...]:
     """One number an axis; one for all axes is repeated."""
-    values = (given,) * axes if isinstance(given, int) else tuple(given)
+    values = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    values = (given,) * axes if isinstance(given, int) else values
     if len(values) != axes:
         raise FoveateError(
             f"{who}({name}={given!r}): one number for each of the grid's {axes} axes was wanted."
@@ -44,6 +45,16 @@ class _OnGrid(Pattern):
     def tokens(self) -> int:
         """How many tokens the grid has."""
         return math.prod(self.grid)
+
+    def fits(self, queries: int, keys: int, q_offset: int) -> None:
+        """Raise where a call holds more than the grid (one that holds a part of it is fine)."""
+        most = max(keys, queries + q_offset)
+        if most > self.tokens:
+            raise FoveateError(
+                f"{type(self).__name__}: a grid of {' × '.join(map(str, self.grid))} has "
+                f"{self.tokens} tokens and the call {most}; give the grid of the call's tokens "
+                "(without class tokens or padding)."
+            )
 
     def coordinates(self, position: Tensor) -> list[Tensor]:
         """Coordinates of positions, one tensor an axis."""

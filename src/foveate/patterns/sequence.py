@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ._base import Pattern, several, whole
+from ._base import Pattern, several, truth, whole
 
 __all__ = ["Causal", "Dilated", "Documents", "MultiWindow", "PrefixLM", "SlidingWindow", "Strided"]
 
@@ -55,6 +55,7 @@ class SlidingWindow(Pattern):
     def __post_init__(self) -> None:
         whole("SlidingWindow", "window", self.window)
         whole("SlidingWindow", "sinks", self.sinks, least=0)
+        truth("SlidingWindow", "causal", self.causal)
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         back = q - k
@@ -100,6 +101,7 @@ class Dilated(Pattern):
     def __post_init__(self) -> None:
         whole("Dilated", "window", self.window)
         whole("Dilated", "dilation", self.dilation)
+        truth("Dilated", "causal", self.causal)
 
     @property
     def reach(self) -> int:
@@ -141,6 +143,7 @@ class Strided(Pattern):
         whole("Strided", "stride", self.stride)
         if self.local is not None:
             whole("Strided", "local", self.local)
+        truth("Strided", "causal", self.causal)
 
     def sees(self, q: Tensor, k: Tensor, head: Tensor | None) -> Tensor:
         back, local = q - k, self.local or self.stride
