@@ -23,6 +23,7 @@ from foveate.patterns import (
     Strided,
     Windows,
 )
+from foveate.patterns._algebra import Moved
 
 GRID = (8, 8)
 
@@ -110,6 +111,9 @@ def test_a_call_larger_than_the_grid_is_an_error(pattern: Pattern) -> None:
     ):
         with pytest.raises(fv.FoveateError, match=r"8 × 8 has 64 tokens and the call (65|100)"):
             ask(100)
+        with pytest.raises(fv.FoveateError, match="has 64 tokens and the call 65"):
+            Moved(pattern, torch.tensor([-6, -5])).fits(70, 70, 0)
+        Moved(pattern, torch.tensor([-6, -5])).fits(69, 69, 0)  # five of padding
     assert pattern.mask(64).shape[-2:] == (64, 64)
     assert pattern.mask(16, 64).shape[-2:] == (16, 64)  # a part of it is fine
 

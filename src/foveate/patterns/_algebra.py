@@ -234,6 +234,10 @@ class Moved(Pattern):
         of = self.of.on(item, head)
         return Moved(of, by) if by and not isinstance(of, Everything) else of
 
+    def fits(self, queries: int, keys: int, q_offset: int) -> None:
+        by = self.by if isinstance(self.by, int) else int(self.by.max())
+        self.of.fits(queries, keys + by, q_offset + by)
+
     def _rows(self) -> Tensor | int:
         return self.by if isinstance(self.by, int) else self.by[:, None, None, None]
 
