@@ -128,7 +128,8 @@ def distances(net: Autoencoder, x: Tensor, kept: Tensor) -> dict[str, list[float
     net(x, kept)
     for handle in hooks:
         handle.remove()
-    return {room: [round(float(d), 2) for d in sum(of) / len(of)] for room, of in found.items()}
+    means = {room: torch.stack(of).mean(0) for room, of in found.items()}
+    return {room: [round(float(d), 2) for d in mean] for room, mean in means.items()}
 
 
 def run(progress: Callable[[str], None]) -> Trial:
