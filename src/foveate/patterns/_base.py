@@ -284,11 +284,11 @@ class Pattern:
         """
         from .cost import cost
 
+        Sq, Sk, q_offset = self._sizes(Sq, Sk, q_offset)
         return cost(
-            *(self, *self._sizes(Sq, Sk, q_offset)),
-            **{"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": dtype},
-            **{"causal": causal, "threads": threads, "on": machine},
-        )
+            self, Sq, Sk, q_offset, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype,
+            causal=causal, threads=threads, on=machine,
+        )  # fmt: skip
 
     def _repr_html_(self) -> str | None:
         try:

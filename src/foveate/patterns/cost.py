@@ -8,7 +8,7 @@ are, what is copied to gather them, which of them have a mask and what is merged
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from ..engine.planner import Plan, plan
 from ..engine.program import Program
 from ..engine.shapes import Shapes
 from ..errors import FoveateError
-from .machine import Machine, machine
+from .machine import LONG, SHORT, Machine, machine
 
 if TYPE_CHECKING:
     from ._base import Pattern
@@ -158,10 +158,10 @@ def _dense(m: Machine, s: Shapes, causal: bool, q_offset: int) -> tuple[int, flo
     """Pairs of a head and seconds of torch's kernel, which looks at keys by blocks of its rows."""
     first = torch.arange(s.Sq) if causal else torch.full((s.Sq,), s.Sk - 1)
     seen = (first + 1 + (q_offset if causal else 0)).clamp(0, s.Sk)
-    block = 256 if s.Sq >= 768 else 64 if s.Sq >= 192 else 32
+    block = 256 if s.Sq >= LONG else 64 if s.Sq >= SHORT else 32
     computed = sum(int(rows.max()) * len(rows) for rows in seen.split(block))
     read = s.Hkv * s.Sk * 2 * s.D * s.dtype.itemsize * m.copy / 2
-    seconds = s.Hq * (computed * m.pair(s.Sq, s.D) + s.Sq * m.row * (s.Sq < 192)) + read
+    seconds = s.Hq * (computed * m.pair(s.Sq, s.D) + s.Sq * m.row * (s.Sq < SHORT)) + read
     return int(seen.sum()), seconds + m.step
 
 
@@ -170,7 +170,7 @@ class _Count:
 
     def __init__(self, machine: Machine, shapes: Shapes) -> None:
         self.machine, self.shapes = machine, shapes
-        self.parts: Counter[str] = Counter()
+        self.parts: defaultdict[str, float] = defaultdict(float)
 
     def plan(self, made: Plan) -> tuple[float, str]:
         """Pairs of a head, and what runs them."""
@@ -276,7 +276,7 @@ class _Count:
     def kernel(self, blocks: int, m: int, n: int) -> None:
         """The flash kernel on so many blocks of ``m`` queries and ``n`` keys."""
         machine = self.machine
-        row = machine.row if m < 192 else 0.0
+        row = machine.row if m < SHORT else 0.0
         self.parts["pairs"] += blocks * m * (row + n * machine.pair(m, self.shapes.D))
 
     def copied(self, rows: int, why: str, picked: bool = False) -> None:
