@@ -141,12 +141,12 @@ def main() -> None:
                         "measured_dense_seconds": found["dense"].seconds_median,
                     }
                 )
-    off = [abs(math.log(p["predicted"] / p["measured"])) for p in points]
-    within = sum(o <= math.log(1.25) for o in off) / len(off)
-    errors = {"median_factor": math.exp(median(off)), "worst_factor": math.exp(max(off))}
+    apart = [abs(math.log(p["predicted"] / p["measured"])) for p in points]
+    within = sum(o <= math.log(1.25) for o in apart) / len(apart)
+    errors = {"median_factor": math.exp(median(apart)), "worst_factor": math.exp(max(apart))}
     rows.append(
         Timing(
-            f"all {len(off)}: predicted and measured apart by a factor of (median)",
+            f"all {len(apart)}: predicted and measured apart by a factor of (median)",
             0.0,
             0.0,
             errors["median_factor"],
