@@ -18,6 +18,7 @@ from ..prompt import Prompt
 __all__ = ["attention_shifts", "fit_boundaries"]
 
 RATIO, FOCUS, POSITIVE = 2.0, 2.0, 1.3  # the authors': labels, focal loss, weight of boundaries
+BATCH = 128  # places learnt from together
 
 
 def fit_boundaries(
@@ -40,7 +41,8 @@ def fit_boundaries(
     ----------
     model, tokenizer
     texts : sequence of str
-        Each is read whole: a square of its tokens is held for one layer at a time.
+        Of ten tokens or more. Each is read whole: a square of its tokens is held for one layer at
+        a time.
     layers : sequence of int, optional
         Whose keys to learn from; default every fourth.
     epochs, lr, seed
@@ -82,9 +84,11 @@ def fit_boundaries(
                 _, heads, _, size = learnt[0][0].shape
                 predictor = BoundaryPredictor(heads * size).to(learnt[0][0].device)
                 optimizer = torch.optim.Adam(predictor.parameters(), lr=lr)
-            for k, label in learnt:
+            windows = torch.cat([predictor.around(k)[0, :-1] for k, _ in learnt])
+            labels = torch.cat([label[0, WINDOW - 1 : -WINDOW - 1] for _, label in learnt])
+            for some in torch.randperm(len(labels)).to(labels.device).split(BATCH):
                 optimizer.zero_grad()
-                _loss(predictor(k), label).backward()
+                _loss(predictor.judged(windows[some]), labels[some]).backward()
                 optimizer.step()
             if progress is not None:
                 progress(done + 1, epochs * len(texts))
@@ -141,11 +145,9 @@ def _labelled(
     return found
 
 
-def _loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Focal binary cross-entropy where there is a logit."""
-    inside = logits.isfinite()
-    logit, target = logits[inside], label[inside].to(logits.dtype)
-    weight = logits.new_tensor(POSITIVE)
+def _loss(logit: Tensor, label: Tensor) -> Tensor:
+    """Focal binary cross-entropy."""
+    target, weight = label.to(logit.dtype), logit.new_tensor(POSITIVE)
     plain = binary_cross_entropy_with_logits(logit, target, pos_weight=weight, reduction="none")
     right = torch.where(target > 0, logit, -logit).sigmoid()
     return ((1 - right) ** FOCUS * plain).mean()

@@ -91,14 +91,23 @@ class BoundaryPredictor(nn.Module):
         found = torch.full((B, Sk), -float("inf"), device=k.device)
         if Sk < 2 * WINDOW:
             return found
+        logits = self.judged(self.around(k)).to(found.dtype)
+        return nn.functional.pad(logits, (WINDOW - 1, WINDOW), value=-float("inf"))
+
+    def around(self, k: Tensor) -> Tensor:
+        """The eight keys around every place that has them: ``[B, Sk - 7, 8, channels]``."""
         flat = k.transpose(1, 2).flatten(2).to(self.norm.weight.dtype)
-        around = flat.unfold(1, 2 * WINDOW, 1).transpose(2, 3).flatten(0, 1)  # [.., 8, C]
-        mixed = self.norm(self.mix(around, around, around, need_weights=False)[0])
+        return flat.unfold(1, 2 * WINDOW, 1).transpose(2, 3)
+
+    def judged(self, around: Tensor) -> Tensor:
+        """Logits ``[...]`` of windows ``[..., 8, channels]``."""
+        keys = around.reshape(-1, *around.shape[-2:])
+        mixed = self.norm(self.mix(keys, keys, keys, need_weights=False)[0])
         left, right = mixed[:, :WINDOW].mean(1), mixed[:, WINDOW:].mean(1)
         alike = nn.functional.cosine_similarity(left, right, dim=-1, eps=1e-6)[:, None]
         fused = torch.cat([left, right, (left - right).abs(), left * right, alike], -1)
-        logits = self.judge(fused).reshape(B, -1).to(found.dtype)
-        return nn.functional.pad(logits, (WINDOW - 1, WINDOW), value=-float("inf"))
+        found: Tensor = self.judge(fused).reshape(around.shape[:-2])
+        return found
 
 
 def chunk_edges(scores: Tensor, chunks: int, apart: int) -> Tensor:
