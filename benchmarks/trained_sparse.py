@@ -1,8 +1,9 @@
 """Trained sparse attention: recall and copy, against dense attention at equal compute.
 
 ``python -m benchmarks.trained_sparse [--scale 1.0] [--only TASK]`` trains every arm on the FLOPs
-that dense attention takes for a number of steps, from scratch and from weights trained densely, and
-writes ``results/trained_sparse.json``. One model takes at most five minutes on a core.
+that dense attention takes for a number of steps, from scratch and from weights trained densely (for
+routing: in one cluster), and writes ``results/trained_sparse.json``. One model takes at most five
+minutes on a core.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import nn
 from foveate.catalog.experiments._trained import Arm, compare
 from foveate.layers import MoBA, RoutingAttention
 from foveate.patterns import SlidingWindow
-from foveate.tasks import MQAR, CopyTokens
+from foveate.tasks import MQAR, CopyTokens, GroupRecall
 
 from .harness import RESULTS, Timing, write
 
@@ -26,9 +27,10 @@ DIM, HEADS, BLOCK, TOP, TOKENS = 64, 2, 8, 4, 128
 KEYS = BLOCK * TOP
 TASKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "MQAR": (MQAR(TOKENS, pairs=24, vocab=64), {}),
+    "groups": (GroupRecall(TOKENS, groups=16, values=4), {}),
     "copy": (CopyTokens(TOKENS // 2, vocab=32), {"length": TOKENS}),
 }
-SCRATCH, FIRST, AFTER = 1200, 400, 200  # dense steps
+SCRATCH, FIRST, AFTER = 800, 400, 200  # dense steps
 
 
 def blocks(*, dense: bool = False, window: bool = False) -> Callable[[], nn.Module]:
@@ -43,18 +45,39 @@ def blocks(*, dense: bool = False, window: bool = False) -> Callable[[], nn.Modu
     return make
 
 
-def clusters() -> nn.Module:
-    """One head routes, one has a window."""
-    return RoutingAttention(DIM, HEADS, TOKENS // KEYS, KEYS, see_self=False, decay=0.99)
+def clusters(window: int = KEYS) -> Callable[[], nn.Module]:
+    """One head routes, one has a window; one cluster of all tokens is dense."""
+
+    def make() -> nn.Module:
+        count = TOKENS // window
+        return RoutingAttention(
+            DIM, HEADS, count, window, local_window=KEYS, see_self=False, decay=0.99
+        )
+
+    return make
 
 
 ARMS = {
     "dense": Arm(blocks(dense=True), TOKENS / 2),
     f"MoBA, block {BLOCK}, top {TOP}": Arm(blocks(), BLOCK * (TOP - 0.5) + TOKENS / BLOCK / 2),
     f"window of {KEYS}": Arm(blocks(window=True), KEYS),
-    f"routing, {TOKENS // KEYS} clusters of {KEYS}": Arm(clusters, KEYS + TOKENS / KEYS),
+    f"routing, {TOKENS // KEYS} clusters of {KEYS}": Arm(
+        clusters(), (1.5 * KEYS + TOKENS / KEYS) / 2
+    ),
 }
-CONTINUED = {name: arm for name, arm in ARMS.items() if not name.startswith("routing")}
+ROUTED = {
+    "routing, one cluster of all": Arm(clusters(TOKENS), (KEYS + TOKENS / 2) / 2),
+    **{name: arm for name, arm in ARMS.items() if name.startswith("routing")},
+}
+REGIMES = {  # arms, dense steps, steps that all arms share
+    "from scratch": (ARMS, SCRATCH, None),
+    "from dense weights": (
+        {name: arm for name, arm in ARMS.items() if name not in ROUTED},
+        AFTER,
+        (FIRST, ARMS["dense"]),
+    ),
+    "from one cluster": (ROUTED, AFTER, (FIRST, ROUTED["routing, one cluster of all"])),
+}
 
 
 def main() -> None:
@@ -71,13 +94,9 @@ def main() -> None:
     for name, (task, how) in TASKS.items():
         if given.only and name != given.only:
             continue
-        for regime, arms, steps, first in (
-            ("from scratch", ARMS, SCRATCH, None),
-            ("from dense weights", CONTINUED, AFTER, (FIRST, ARMS["dense"])),
-        ):
-            steps = round(steps * given.scale)
-            if first is not None:
-                first = round(first[0] * given.scale), first[1]
+        for regime, (arms, many, shared) in REGIMES.items():
+            steps = max(1, round(many * given.scale))
+            first = None if shared is None else (round(shared[0] * given.scale), shared[1])
             found = compare(
                 *(arms, task), first=first, **{"dim": DIM, "layers": 1, "steps": steps}, **how,
                 progress=lambda said: print(f"{time.strftime('%H:%M:%S')} {said}", flush=True),
