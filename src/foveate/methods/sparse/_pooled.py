@@ -114,8 +114,9 @@ def rectified(
         Additive, ``[B|1, H|1, 1, m]``.
     """
     n, device = q.shape[2], q.device
-    alone = None if text is None or not bool(text.any()) else text.nonzero()[:, 0]
-    pooled = torch.arange(k.shape[2], device=device) if alone is None else (~text).nonzero()[:, 0]
+    alone, pooled = None, torch.arange(k.shape[2], device=device)
+    if text is not None and bool(text.any()):
+        alone, pooled = text.nonzero()[:, 0], (~text).nonzero()[:, 0]
     mask = None if key_mask is None else key_mask[:, :, 0]
     found = implicit(
         q, k[:, :, pooled], None if alone is None else k[:, :, alone],

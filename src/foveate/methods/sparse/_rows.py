@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...engine.pattern import Pattern
 from ...engine.planner import Plan, plan
-from ...engine.program import Program
+from ...engine.program import Gain, Program
 from ...engine.shapes import Shapes
 from ...engine.terms import hidden
 
@@ -109,10 +109,8 @@ def of_rows(program: Program, rows: range, item: int | None, shapes: Shapes) -> 
     """The program of some rows (of one batch item, or of all), for ``q[:, :, rows]``."""
     offset = shapes.Sk - shapes.Sq if program.q_offset is None else program.q_offset
 
-    def picked(t: Tensor | None, dims: int, row_axis: int | None) -> Tensor | None:
+    def picked(t: Tensor, dims: int, row_axis: int | None) -> Tensor:
         """``t`` broadcastable to ``dims`` axes, at the item and the rows."""
-        if t is None:
-            return None
         if item is not None and t.dim() == dims and t.shape[0] > 1:
             t = t[item : item + 1]
         if row_axis is not None and -row_axis <= t.dim() and t.shape[row_axis] > 1:
@@ -121,10 +119,12 @@ def of_rows(program: Program, rows: range, item: int | None, shapes: Shapes) -> 
             t = t[tuple(some)]
         return t
 
-    gains = tuple(
-        replace(gain, value=picked(gain.value, 3, -1)) if isinstance(gain.value, Tensor) else gain
-        for gain in program.gains
-    )
+    def of_gain(gain: Gain) -> Gain:
+        value = gain.value
+        if isinstance(value, Tensor):
+            value = picked(value, 3, -1)
+        return replace(gain, value=value)
+
     regions = program.regions
     if item is not None:
         regions = {
@@ -143,15 +143,15 @@ def of_rows(program: Program, rows: range, item: int | None, shapes: Shapes) -> 
         causal=causal,
         q_offset=first,
         pattern=pattern,
-        key_bias=picked(program.key_bias, 3, None),
-        bias=picked(program.bias, 4, -2),
+        key_bias=None if program.key_bias is None else picked(program.key_bias, 3, None),
+        bias=None if program.bias is None else picked(program.bias, 4, -2),
         score_terms=tuple(
             (picked(phi, 4, -2), picked(psi, 4, None)) for phi, psi in program.score_terms
         ),
         regions=regions,
-        gains=gains,
+        gains=tuple(map(of_gain, program.gains)),
         head_scale=None,
-        queries=picked(program.queries, 2, -1),
+        queries=None if program.queries is None else picked(program.queries, 2, -1),
         reads=(),
     )
 

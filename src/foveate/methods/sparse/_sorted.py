@@ -103,22 +103,17 @@ def _triangle(
         wide = mask.expand(q.shape[0], -1, -1, -1)
         return cut(wide.transpose(2, 3), parts).transpose(2, 3)
 
-    def join(x: Tensor, parts: int) -> Tensor:
-        """The reverse of :func:`cut`."""
-        return x.unflatten(0, (-1, parts)).transpose(1, 2).flatten(2, 3)
-
     parts = 1 << levels
-    out, lse = exact(*(cut(x, parts) for x in (q, k, v)), cut_mask(parts), scale, True)
+    out, lse = exact(cut(q, parts), cut(k, parts), cut(v, parts), cut_mask(parts), scale, True)
     for _ in range(levels):
         parts //= 2
         rows, keys, values = cut(q, parts), cut(k, parts), cut(v, parts)
         half = rows.shape[2] // 2
         wide = cut_mask(parts)
         square = _rectangle(
-            *(rows[:, :, half:], keys[:, :, :half], values[:, :, :half]),
-            None if wide is None else wide[..., :half],
-            *(scale, how, generator, len(q)),
-        )
+            rows[:, :, half:], keys[:, :, :half], values[:, :, :half],
+            None if wide is None else wide[..., :half], scale, how, generator, len(q),
+        )  # fmt: skip
         out, lse = out.unflatten(0, (-1, 2)), lse.unflatten(0, (-1, 2))
         late = merge_tensors([out[:, 1], square[0]], [lse[:, 1], square[1]])
         out = torch.cat([out[:, 0], late[0]], 2)
