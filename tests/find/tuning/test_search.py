@@ -105,6 +105,16 @@ def test_nothing_holds(
     assert fv.tune(llama, words.tokenizer(), items, keep=0.75, **ask).holds is True
 
 
+def test_where_dense_attention_fails_nothing_holds(
+    llama: Any, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(model: Any, tokenizer: Any, asked: Any, *_: Any, **__: Any) -> list[Judged]:
+        return [Judged(int(one.id) % 2 == 0, -1.0, 0.1) for one in asked]
+
+    monkeypatch.setattr(search, "judge", judge)  # the tuning half right, the reporting half wrong
+    assert fv.tune(llama, words.tokenizer(), items, budget=0.5, families=FEW).holds is False
+
+
 def test_the_control_has_the_same_patterns_on_other_heads(
     llama: Any, items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +157,8 @@ def test_what_the_model_cannot_do_is_refused(llama: Any, items: list[Item]) -> N
         ({"budget": True}, "budget=True"),
         ({"budget": 1}, "budget=1 is dense"),
         ({"keep": 0}, "keep=0"),
+        ({"phase": "decode"}, "phase='decode'"),
+        ({"families": {"hip": lambda n: p.HiP(k=2 * n)}}, "looks at the content"),
         ({"budget": 0.01, "families": FEW}, "No family of patterns fits"),
     ],
 )

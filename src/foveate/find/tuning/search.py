@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import median
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -100,13 +101,14 @@ def tune(
     for name, value in (("budget", budget), ("keep", keep)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
             raise FoveateError(f"{name}={value!r} was given; a number in (0, 1] was wanted.")
+    if phase not in ("prefill", None):
+        raise FoveateError(f'phase={phase!r} was given; it is "prefill", or None for both.')
     if budget == 1:
         raise FoveateError("budget=1 is dense attention: nothing is to be found.")
     items = task.items(tokenizer) if isinstance(task, Task) else list(task)
     if len(items) < 4:
         raise FoveateError(
-            f"{len(items)} items were given; at least four were wanted, half to tune on and half "
-            "to report."
+            f"{len(items)} items were given; at least four were wanted, half to report on."
         )
     size = grid(model)
     halves = {"tuning": items[::2], "reporting": items[1::2]}
@@ -160,14 +162,14 @@ def tune(
     }
     found = {
         "task": getattr(task, "name", None) or f"{len(items)} items",
-        "settings": repr(task) if isinstance(task, Task) else None,
+        "settings": shorten(repr(task), 300) if isinstance(task, Task) else None,
         "tokens": tokens,
         "budget": float(budget),
         "keep": float(keep),
         "seed": seed,
         "plan": best.name,
         "density": round(best.density, 4),
-        "holds": right >= keep * base,
+        "holds": base > 0 and right >= keep * base,
         **figures,
         "logp_gain_over": against,
         "versions": versions(),
