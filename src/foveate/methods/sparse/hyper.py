@@ -86,7 +86,8 @@ class HyperAttention(Method):
     Examples
     --------
     >>> import foveate as fv, torch
-    >>> q, k, v = torch.randn(3, 1, 2, 2048, 32, generator=torch.Generator().manual_seed(0))
+    >>> k, v = torch.randn(2, 1, 2, 2048, 32, generator=torch.Generator().manual_seed(0))
+    >>> q = 1.5 * k  # each token looks for its like
     >>> hyper = fv.HyperAttention(block=64, samples=64, least=256)
     >>> y = fv.attention(q, k, v, causal=True, operators=[hyper])
     >>> exact = fv.attention(q, k, v, causal=True)

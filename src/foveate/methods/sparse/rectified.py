@@ -86,8 +86,10 @@ class RectifiedSpaAttn(Method):
     Examples
     --------
     >>> import foveate as fv, torch
-    >>> q, k, v = torch.randn(3, 1, 2, 520, 16, generator=torch.Generator().manual_seed(0))
-    >>> text = torch.arange(520) >= 512
+    >>> g = torch.Generator().manual_seed(0)
+    >>> patches = torch.randn(3, 1, 2, 16, 16, generator=g).repeat_interleave(32, 3)
+    >>> q, k, v = patches + 0.2 * torch.randn(patches.shape, generator=g)
+    >>> text = torch.arange(512) >= 500
     >>> rectified = fv.RectifiedSpaAttn(density=0.25, block=32)
     >>> y = fv.attention(q, k, v, regions={"text": text}, operators=[rectified])
     >>> exact = fv.attention(q, k, v)
