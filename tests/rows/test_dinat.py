@@ -127,14 +127,14 @@ def reached(stage: DiNAT, token: int) -> Tensor:
 
 
 def test_the_receptive_field() -> None:
-    """Four blocks: local ones reach 4 tokens each way; alternating ones cover 25 x 25."""
+    """Four blocks: local ones reach 4 tokens each way; alternating ones cover 21 x 21."""
     torch.manual_seed(0)
-    local = DiNAT(8, 2, (25, 25), 3, dilations=[1, 1, 1, 1])
-    mixed = DiNAT(8, 2, (25, 25), 3, dilations=[1, 3, 8, 3])
-    middle = 12 * 25 + 12
-    seen = reached(local, middle).view(25, 25)
-    want = torch.zeros(25, 25, dtype=torch.bool)
-    want[8:17, 8:17] = True
+    local = DiNAT(8, 2, (21, 21), 3, dilations=[1, 1, 1, 1])
+    mixed = DiNAT(8, 2, (21, 21), 3, dilations=[1, 3, 7, 3])
+    middle = 10 * 21 + 10
+    seen = reached(local, middle).view(21, 21)
+    want = torch.zeros(21, 21, dtype=torch.bool)
+    want[6:15, 6:15] = True
     assert torch.equal(seen, want)
     assert bool(reached(mixed, middle).all())
 
