@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Cost", "cost"]
 
 CALL = 20  # small operations around a call of the kernel
+WRITTEN = 6  # bytes moved to make a mask's pair
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ class _Count:
         if bool(closed.any()):  # one closed mask in a call gives all of its blocks one
             self.parts["masks"] += N * heads * m * n * self.machine.mask
             if len(closed) > 1:
-                self.parts["masks"] += N * m * n * 10 * self.machine.copy
+                self.parts["masks"] += N * m * n * WRITTEN * self.machine.copy
         for runs, width, size, count in (
             (group.key_runs, n, n, 2 * kv), (group.row_runs, m, m, heads), (None, 0, m, heads)
         ):  # fmt: skip
@@ -264,8 +265,9 @@ class _Count:
         self.kernel(s.Hq * N, m, n)
         masked = (causal and not piece.past) or bool((piece.keys < 0).any())
         if masked:
-            self.parts["masks"] += s.Hq * N * m * n * (machine.mask + 10 * machine.copy)
-        self.copied(s.Hq * N * 2 * n, "copies", picked=piece.unit == 1)
+            self.parts["masks"] += s.Hq * N * m * n * (machine.mask + WRITTEN * machine.copy)
+        # half of the bytes: keys that many pieces read come from the cache
+        self.copied(s.Hq * N * n, "copies", picked=piece.unit == 1)
         self.copied(s.Hq * N * m, "copies", picked=True)
         calls = -(-s.Hq * N // max(1, pieces.CHUNK // ((n + m) * s.D)))
         self.parts["calls"] += CALL * calls * machine.step
