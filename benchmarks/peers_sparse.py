@@ -23,7 +23,7 @@ from torch import Tensor
 import foveate as fv
 from foveate.patterns import Neighborhood, Pattern, SlidingWindow
 
-from .harness import RESULTS, interleave, machine, peak_extra_mb
+from .harness import RESULTS, interleave, machine
 
 HEADS, WIDTH, WINDOW, SINKS, KERNEL = 9, 64, 256, 4, 13
 SIDES = (64, 128)
@@ -122,10 +122,9 @@ def compare(
         for name, run in runs.items():
             timing, row = found[name], rows[name]
             row |= {"seconds": timing.seconds_median, "of ours": timing.ratio}
-            row["extra_mb"] = peak_extra_mb(run)
             print(
                 f"  {what:<28} {name:<58} {timing.seconds_median:8.3f} s {timing.ratio:7.2f} × ours"
-                f"  {row['extra_mb']:7.0f} MB  {row.get('largest difference', '')}",
+                f"  {row.get('largest difference', '')}",
                 flush=True,
             )
     return list(rows.values())
@@ -197,6 +196,7 @@ def main() -> None:
         "machine": machine(),
         "rows": rows,
         "note": (
+            "All in one process, in turns. "
             "Differences are from foveate's output; dense attention and windows without sinks "
             "compute something else and have none. What the first call took, compiling included, "
             "is in the result's file (`first_seconds`)."

@@ -62,16 +62,16 @@ class Machine:
 
     threads: int = 2
     dtype: str = "float32"
-    dense_softmax: float = 0.8e-10
+    dense_softmax: float = 1.2e-10
     dense_product: float = 2.1e-11
-    block_softmax: float = 1.3e-10
-    block_product: float = 2.4e-11
-    row: float = 4e-8
-    mask: float = 5e-11
+    block_softmax: float = 1.0e-10
+    block_product: float = 2.5e-11
+    row: float = 7e-8
+    mask: float = 6e-11
     copy: float = 8e-11
-    pick: float = 1.6e-10
-    step: float = 7e-6
-    tile_softmax: float = 1.7e-9
+    pick: float = 1.3e-10
+    step: float = 9e-6
+    tile_softmax: float = 1.1e-9
     measured: bool = False
 
     def pair(self, rows: int, features: int) -> float:
