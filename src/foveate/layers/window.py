@@ -51,7 +51,8 @@ class WindowAttention(nn.Module):
     the zeros are tokens like others: their keys are the projection's bias, as in Swin's detection
     code and in transformers. (timm shifts first and pads then, with the mask of an image that was
     padded first: on such grids it differs here.) Along a side that is one window there is no shift,
-    as there. What the mask hides has a probability of 0 here, and of e^-100 there.
+    as in timm; Swin's own code then has none along the other side either. What the mask hides has a
+    probability of 0; in all of those codes its score is lowered by 100.
 
     References
     ----------
