@@ -137,17 +137,27 @@ def grid_of(pattern: Any) -> tuple[int, ...] | None:
     return None
 
 
-def size_of(pattern: Any) -> int:
-    """A length at which a pattern shows what it is: four times its largest number, or sparse."""
+def size_of(pattern: Pattern) -> int:
+    """A length at which a pattern shows what it is.
+
+    Four times its largest number, and more for as long as that makes it sparser.
+    """
     numbers = [16]
     for part in _parts(pattern):
         for field in fields(part) if is_dataclass(part) else ():
             value = getattr(part, field.name)
             if field.name == "lengths":
-                value = sum(value) // 4
+                return min(4096, sum(value))
             values = value if isinstance(value, tuple) else (value,)
             numbers += [n for n in values if isinstance(n, int) and not isinstance(n, bool)]
-    return min(4096, 4 * max(numbers))
+    size = min(4096, 4 * max(numbers))
+    share = pattern.density(size)
+    while size < 2048 and share > 0.25:
+        longer = pattern.density(2 * size)
+        if longer > 0.9 * share:
+            break
+        size, share = 2 * size, longer
+    return size
 
 
 def _tile(pattern: Pattern, q: Tensor, k: Tensor) -> Tensor:
