@@ -63,18 +63,20 @@ def test_a_groups_value_is_said_before_it_is_asked_for() -> None:
         assert [said[token // 4] for token in row[24:]] == wanted[24:]
 
 
-def test_every_shape_stands_twice_far_apart_in_grey_and_in_its_colour() -> None:
-    task = MatchingShapes(side=8, shapes=6, kinds=10, colours=3, apart=4)
+def test_every_shape_stands_in_both_halves_in_its_colour_and_in_grey() -> None:
+    task = MatchingShapes(side=12, cell=2, shapes=6, kinds=10, colours=3)
     tokens, targets = task.batch(20, seeded(0))
-    for row, wanted in zip(tokens, targets, strict=True):
-        at = row.nonzero()[:, 0]
-        kind, colour = (row[at] - 1) // 4, (row[at] - 1) % 4
-        assert len(at) == 12
-        for one in kind.unique():
-            (a, b), (x, y) = at[kind == one].tolist(), colour[kind == one].tolist()
-            assert max(abs(a // 8 - b // 8), abs(a % 8 - b % 8)) >= 4
-            assert min(x, y) == 0 < max(x, y)
-            assert wanted[a if x == 0 else b] == max(x, y) and wanted[b if x == 0 else a] == -100
+    corners = tokens.view(20, 6, 2, 6, 2)
+    assert (corners == corners[:, :, :1, :, :1]).all()  # a cell holds one shape
+    for row, wanted in zip(
+        corners[:, :, 0, :, 0], targets.view(20, 12, 12)[:, ::2, ::2], strict=True
+    ):
+        upper, lower = row[:3][row[:3] > 0] - 1, row[3:][row[3:] > 0] - 1
+        colour = {int(token) // 4: int(token) % 4 for token in upper}
+        assert len(colour) == 6 and min(colour.values()) > 0
+        assert sorted(int(token) for token in lower) == sorted(4 * kind for kind in colour)
+        assert (wanted[:3] == -100).all() and ((wanted[3:] >= 0) == (row[3:] > 0)).all()
+        assert [colour[int(token) // 4] for token in lower] == wanted[3:][row[3:] > 0].tolist()
 
 
 class Known(nn.Module):
@@ -132,8 +134,9 @@ class _Near:
         (lambda: CopyTokens(vocab=2), "at least 3"),
         (lambda: CopyTokens(length=0), "length"),
         (lambda: GroupRecall(length=100, groups=16), "twice the groups"),
-        (lambda: MatchingShapes(apart=5), "half of side"),
-        (lambda: MatchingShapes(shapes=17, kinds=16), "kinds=16"),
+        (lambda: MatchingShapes(side=6, cell=2), "twice the cell"),
+        (lambda: MatchingShapes(shapes=9, kinds=16), "8 cells of a half"),
+        (lambda: MatchingShapes(shapes=5, kinds=4), "kinds=4"),
         (lambda: TinyModel(7, 8, []), "no attention"),
         (lambda: fit(nn.Identity(), CopyTokens(), steps=0), "steps=0"),
     ],

@@ -171,21 +171,21 @@ class GroupRecall:
 class MatchingShapes:
     """Images in which every shape stands twice, far apart, once in colour: which colour was it?
 
-    A grid of tokens (patches). Some hold a shape; each shape of an image stands at two places, once
-    in a colour and once in grey, and at the grey one the colour is asked for.
+    Cells of tokens (patches), each with one shape or empty. The shapes of an image stand in its
+    upper half in a colour, and in its lower half, elsewhere, in grey; at every token of a grey one
+    its colour is asked for. No window that keeps to a half holds both.
 
     Parameters
     ----------
     side : int
-        Tokens along each side.
+        Tokens along each side: an even number of cells.
+    cell : int
+        Tokens along a cell's side.
     shapes : int
-        Different shapes of an image.
+        Different shapes of an image; at most the cells of a half.
     kinds : int
         Shapes there are.
     colours : int
-    apart : int
-        Tokens between the two, along the longer of both axes, at least: from ``w`` on no window of
-        ``w × w`` tokens holds both.
 
     Notes
     -----
@@ -193,23 +193,24 @@ class MatchingShapes:
     """
 
     side: int = 8
+    cell: int = 2
     shapes: int = 8
-    kinds: int = 16
+    kinds: int = 8
     colours: int = 4
-    apart: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("side", "shapes", "kinds", "colours", "apart"):
+        for name in ("side", "cell", "shapes", "kinds", "colours"):
             whole(name, getattr(self, name))
-        if 2 * self.apart > self.side:
+        if self.side % (2 * self.cell):
             raise FoveateError(
-                f"MatchingShapes(apart={self.apart}): at most half of side={self.side} was wanted, "
-                "so that every place has others that far away."
+                f"MatchingShapes(side={self.side}, cell={self.cell}): a side that is a multiple of "
+                "twice the cell was wanted."
             )
-        if 4 * self.shapes > self.side**2 or self.shapes > self.kinds:
+        half = (self.side // self.cell) ** 2 // 2
+        if self.shapes > min(self.kinds, half):
             raise FoveateError(
-                f"MatchingShapes(shapes={self.shapes}): at most kinds={self.kinds}, and a quarter "
-                f"of the {self.side**2} places, were wanted."
+                f"MatchingShapes(shapes={self.shapes}): at most kinds={self.kinds}, and the "
+                f"{half} cells of a half, were wanted."
             )
 
     @property
@@ -224,29 +225,21 @@ class MatchingShapes:
 
     def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``n`` images: tokens and the colours asked for, int64 ``[n, side * side]``."""
+        cells = (self.side // self.cell) ** 2
         kind = _different(n, self.kinds, self.shapes, generator) * (1 + self.colours) + 1
         colour = torch.randint(1, 1 + self.colours, (n, self.shapes), generator=generator)
-        grey, painted = self.places(n, generator)
-        tokens = torch.zeros(n, self.side**2, dtype=torch.int64)
+        painted, grey = (_different(n, cells // 2, self.shapes, generator) for _ in range(2))
+        grey = grey + cells // 2
+        tokens = torch.zeros(n, cells, dtype=torch.int64)
         tokens.scatter_(1, grey, kind).scatter_(1, painted, kind + colour)
-        return tokens, torch.full_like(tokens, NONE).scatter_(1, grey, colour)
+        targets = torch.full_like(tokens, NONE).scatter_(1, grey, colour)
+        return self._drawn(tokens), self._drawn(targets)
 
-    def places(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Where the grey and the coloured shapes stand, int64 ``[n, shapes]`` each."""
-        where = torch.arange(self.side**2)
-        y, x = where // self.side, where % self.side
-        gap = torch.maximum((y[:, None] - y).abs(), (x[:, None] - x).abs())
-        far = (gap >= self.apart).double()
-        free = torch.ones(n, self.side**2, dtype=torch.float64)
-        found: list[list[Tensor]] = [[], []]
-        for _ in range(self.shapes):
-            one = torch.multinomial(free * ((free @ far) > 0), 1, generator=generator)
-            free = free.scatter(1, one, 0)
-            two = torch.multinomial(free * far[one[:, 0]], 1, generator=generator)
-            free = free.scatter(1, two, 0)
-            found[0].append(one)
-            found[1].append(two)
-        return torch.cat(found[0], 1), torch.cat(found[1], 1)
+    def _drawn(self, cells: Tensor) -> Tensor:
+        """``[n, cells] -> [n, side * side]``: every cell's value at all of its tokens."""
+        image = cells.unflatten(1, (self.side // self.cell, -1))
+        image = image.repeat_interleave(self.cell, 1).repeat_interleave(self.cell, 2)
+        return image.flatten(1)
 
 
 def _different(n: int, of: int, count: int, generator: torch.Generator) -> Tensor:
