@@ -51,6 +51,10 @@ def flex(block_mask: Any, q: Tensor, k: Tensor, v: Tensor) -> Run:
 
 def gym_window(tokens: int, q: Tensor, k: Tensor, v: Tensor) -> Run:
     """attention-gym's sliding window (``q - kv <= size``), without sinks, on FlexAttention."""
+    if tokens > MASK_LIMIT:
+        raise MemoryError(
+            f"create_block_mask holds {8 * tokens**2 / 1e9:.0f} GB of indices, not tried"
+        )
     masks = importlib.import_module("attn_gym.masks")
     from torch.nn.attention.flex_attention import create_block_mask
 
