@@ -86,8 +86,8 @@ class DHSA(Routed):
     >>> dhsa = fv.patterns.DHSA(budget=192, window=64, sinks=32)
     >>> fv.attention(q, k, v, causal=True, pattern=dhsa).out.shape
     torch.Size([1, 4, 1024, 32])
-    >>> dhsa.edges(k)[0, :3].tolist()[0]  # where chunks begin
-    0
+    >>> dhsa.edges(k).shape  # where each chunk begins, and the end
+    torch.Size([1, 65])
     """
 
     budget: int = 1024
