@@ -60,3 +60,48 @@ def test_a_reference_agrees(name: str) -> None:
     slow = fv.attention(q, k, v, causal=True, pattern=SMALL[name], backend="reference")
     assert torch.allclose(fast.out, slow.out, atol=1e-5)
     assert torch.allclose(fast.lse.double(), slow.lse.double(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_go_through_what_was_chosen(name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = torch.randn(3, 1, 2, 40, 8, generator=generator, dtype=torch.float64).unbind(0)
+    parts = [x.requires_grad_() for x in (q, k, v)]
+    out = fv.attention(*parts, causal=True, pattern=SMALL[name]).out
+    got = torch.autograd.grad(out.sin().sum(), parts)
+    seen = SMALL[name].route(q, k, causal=True, q_offset=0, scale=8**-0.5).matrix()
+    p = (q @ k.mT * 8**-0.5).masked_fill(~seen, -float("inf")).softmax(-1)
+    want = torch.autograd.grad((p @ v).sin().sum(), parts)
+    for a, b in zip(got, want, strict=True):
+        assert torch.allclose(a, b, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", SMALL)
+def test_in_half_precision_it_is_its_own_mask(name: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = torch.randn(3, 1, 2, 40, 16, generator=generator).to(dtype).unbind(0)
+    got = fv.attention(q, k, v, causal=True, pattern=SMALL[name]).out
+    seen = SMALL[name].route(q, k, causal=True, q_offset=0, scale=0.25).matrix()
+    p = (q.double() @ k.double().mT / 4).masked_fill(~seen, -float("inf")).softmax(-1)
+    assert got.dtype == dtype
+    assert torch.allclose(got.double(), p @ v.double(), atol=2e-2)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_combined_and_on_some_heads_it_is_right(name: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = torch.randn(3, 1, 2, 40, 8, generator=generator, dtype=torch.float64).unbind(0)
+    seen = SMALL[name].route(q, k, causal=True, q_offset=0, scale=8**-0.5).matrix()
+    wide = fv.SlidingWindow(9)
+    got = fv.attention(q, k, v, causal=True, pattern=SMALL[name] | wide).out
+    p = (q @ k.mT * 8**-0.5).masked_fill(~(seen | wide.mask(40)), -float("inf")).softmax(-1)
+    assert torch.allclose(got, p @ v, atol=1e-9)
+    model, given = build("llama"), inputs("llama", length=30)
+    with fv.attach(model, fv.Select(SMALL[name], heads=[0])):
+        one = logits(model(**given))
+    with fv.attach(model, SMALL[name]):
+        every = logits(model(**given))
+    assert not torch.allclose(one, every, atol=1e-4)
+    assert not torch.allclose(one, logits(model(**given)), atol=1e-4)

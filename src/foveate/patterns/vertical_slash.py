@@ -114,7 +114,7 @@ class VerticalSlash(Routed):
         blocks = query_blocks(Sq, q_offset, self.block, k.device)
         m = blocks.rows.shape[1]
         # a block's first query looks back by t; some query of the block has the key at t … t+m-1
-        reach = max_pool1d(pad(kept.to(q.dtype).flatten(0, 1), (0, m - 1)), m, 1) > 0
+        reach = max_pool1d(pad(kept.float().flatten(0, 1), (0, m - 1)), m, 1) > 0
         reach = reach.unflatten(0, (B, -1))
         back = torch.where(reach, place, Sk).sort(-1).values[..., : int(reach.sum(-1).amax())]
         slash = blocks.first[:, None] - back[:, :, None]  # [B, H, N, t]
