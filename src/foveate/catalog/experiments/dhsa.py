@@ -52,7 +52,7 @@ def run(progress: Callable[[str], None]) -> Trial:
     tuning = Needle(n=TUNED, length=LENGTH, seed=SEED + 2).items(tokenizer)
     found = _held(model, tokenizer, tuning, layers, tried, progress)
     mean = {way: sum(x[0] for x in rows) / TUNED for way, rows in found.items()}
-    best = {name: max(APART, key=lambda a, name=name: mean[name, a]) for name in kinds}
+    best = {name: max((mean[name, a], a) for a in APART)[1] for name in kinds}
 
     ways: dict[Any, DHSA] = {name: tried[name, best[name]] for name in kinds}
     ways["fixed"] = DHSA(**SIZES, boundaries="fixed")
