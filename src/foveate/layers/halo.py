@@ -16,7 +16,7 @@ from .flash_window import flash_window_attention
 __all__ = ["HaloAttention"]
 
 
-@implements("halonet", basis="paper")
+@implements("halonet", basis="abstract")
 class HaloAttention(nn.Module):
     """Blocked local self-attention: a block of queries sees the block and a halo around it.
 
