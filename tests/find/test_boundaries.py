@@ -53,12 +53,12 @@ def test_it_learns_and_leaves_model_and_generator_as_they_were(
     model = build("llama")
     before = {name: p.clone() for name, p in model.named_parameters()}
     state, seen = torch.random.get_rng_state(), []
-    texts = ["the quick brown fox jumps over the lazy dog " * 3, "a b c d e f g " * 9]
+    texts = ["the quick brown fox jumps over the lazy dog ", "a b c d e f g " * 3]
     fits = [
         fit_boundaries(
             model, Words(), texts, layers=[0, 1], epochs=n, progress=lambda *d: seen.append(d)
         )
-        for n in (1, 8, 8)
+        for n in (1, 2, 2)
     ]
     assert seen[:2] == [(1, 2), (2, 2)]
     assert torch.equal(torch.random.get_rng_state(), state)
