@@ -241,6 +241,21 @@ def test_a_twin_shares_its_state() -> None:
 # -- edits and measures ----------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
+def test_what_is_kept_alone_is_what_is_kept_beside_an_edit(name: str) -> None:
+    model, inputs = denoiser(name), given(name)
+    kept = []
+    for edit in ([], [fv.Emphasize("word", gain=1.0, stack=TEXTS[name])]):
+        capture = fv.Capture(stack=TEXTS[name])
+        with fv.attach(model, *edit, capture, regions={"word": WORD}):
+            model(**inputs)
+        kept.append(capture.tensors)
+    assert kept[0] and kept[0].keys() == kept[1].keys()
+    for key, (alone,) in kept[0].items():
+        assert alone.dim() == 4 and torch.allclose(alone, kept[1][key][0], atol=1e-5), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
 def test_a_gain_equals_attention_written_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = denoiser(name), given(name)
     plain = model(**inputs)[0]

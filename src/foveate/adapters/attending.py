@@ -153,7 +153,7 @@ def dispatched(
         )
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return own(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return own(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
     owner = module()
     assert owner is not None
@@ -170,7 +170,8 @@ def dispatched(
     options = {"scaling": scale, "dropout": dropout_p}
     tensors = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
     out, given = _attend(owner, run, tensors, mask, options, is_causal)
-    return given if out is None else out.transpose(1, 2)
+    found: Tensor = given if out is None else out
+    return found.transpose(1, 2)
 
 
 def softmax(
