@@ -7,7 +7,9 @@ import copy
 import torch
 
 import neighborhood_oracle as oracle
+from foveate.catalog.experiments._peak import peak_mb
 from foveate.layers import DiNAT, NeighborhoodAttention, neighborhood_attention
+from foveate.layers.neighborhood import _tiles
 from foveate.patterns import Neighborhood
 
 
@@ -60,3 +62,13 @@ def test_without_a_bias_there_is_no_table() -> None:
     stage = DiNAT(8, 2, (4, 5), 2, dilations=[(1, 2), 1], position_bias=False)
     assert stage.blocks[0].attention.pattern.dilation == (1, 2)
     assert stage(torch.randn(1, 4, 5, 8)).shape == (1, 4, 5, 8)
+
+
+def test_the_matrix_of_the_bias_is_never_there() -> None:
+    """Tiles share their bias: what is held, forward and backward, is a part of tokens x tokens."""
+    torch.manual_seed(0)
+    layer = NeighborhoodAttention(8, 1, (64, 64), 5)
+    x = torch.randn(1, 4096, 8)
+    layer(x)  # cuts it
+    assert peak_mb(lambda: layer(x).sum().backward()) < 4096**2 * 4 / 1e6 / 2
+    assert len(_tiles(layer.pattern)) == 9
