@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,8 +183,13 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 @torch.no_grad()
-def ask(model: Any, text: Document, methods: Sequence[Any] | None) -> dict[str, Any]:
-    """Read a document under methods (None: nothing attached) and ask its questions densely.
+def ask(
+    model: Any, text: Document, methods: Sequence[Any] | None, *, everything: bool = False
+) -> dict[str, Any]:
+    """Read a document under methods (None: nothing attached) and ask its questions.
+
+    Questions and answers are dense; with ``everything`` they are read under the methods too, as a
+    chunk behind the document.
 
     Returns
     -------
@@ -194,30 +200,29 @@ def ask(model: Any, text: Document, methods: Sequence[Any] | None) -> dict[str, 
     """
     ids = torch.tensor([text.ids])
     keep = min(TAIL, len(text.ids) - 1)
-    if methods is None:
+    with ExitStack() as attached:
+        if methods is not None:
+            attached.enter_context(fv.attach(model, *methods))
         start = time.perf_counter()
         done = model(input_ids=ids, use_cache=True, logits_to_keep=keep + 1)
         seconds = time.perf_counter() - start
-    else:
-        with fv.attach(model, *methods):
-            start = time.perf_counter()
-            done = model(input_ids=ids, use_cache=True, logits_to_keep=keep + 1)
-            seconds = time.perf_counter() - start
-    each = F.cross_entropy(done.logits[0, :-1].float(), ids[0, -keep:], reduction="none")
-    plain = torch.tensor(text.plain[-keep:])
-    cache, length = done.past_key_values, len(text.ids)
-    found: dict[str, Any] = {"right": {}, "exact": {}, "logp": {}}
-    for one in text.questions:
-        fed = torch.tensor([one.ids + one.value[:-1]])
-        mask = torch.ones(1, length + fed.shape[1], dtype=torch.long)
-        logits = model(input_ids=fed, attention_mask=mask, past_key_values=cache).logits[0]
-        cache.crop(-fed.shape[1])
-        logp = logits[-len(one.value) :].float().log_softmax(-1)
-        value = torch.tensor(one.value)
-        best = int(logp[0, torch.tensor(one.rivals)].argmax()) == 0
-        found["right"].setdefault(one.kind, []).append(best)
-        found["exact"].setdefault(one.kind, []).append(bool((logp.argmax(-1) == value).all()))
-        score = float(logp.gather(-1, value[:, None]).sum())
-        found["logp"].setdefault(one.kind, []).append(round(score, 3))
+        if not everything:
+            attached.close()
+        each = F.cross_entropy(done.logits[0, :-1].float(), ids[0, -keep:], reduction="none")
+        plain = torch.tensor(text.plain[-keep:])
+        cache, length = done.past_key_values, len(text.ids)
+        found: dict[str, Any] = {"right": {}, "exact": {}, "logp": {}}
+        for one in text.questions:
+            fed = torch.tensor([one.ids + one.value[:-1]])
+            mask = torch.ones(1, length + fed.shape[1], dtype=torch.long)
+            logits = model(input_ids=fed, attention_mask=mask, past_key_values=cache).logits[0]
+            cache.crop(-fed.shape[1])
+            logp = logits[-len(one.value) :].float().log_softmax(-1)
+            value = torch.tensor(one.value)
+            best = int(logp[0, torch.tensor(one.rivals)].argmax()) == 0
+            found["right"].setdefault(one.kind, []).append(best)
+            found["exact"].setdefault(one.kind, []).append(bool((logp.argmax(-1) == value).all()))
+            score = float(logp.gather(-1, value[:, None]).sum())
+            found["logp"].setdefault(one.kind, []).append(round(score, 3))
     loss = float(each[plain].mean())
     return {**found, "loss": round(loss, 5), "seconds": round(seconds, 3), "tokens": length}

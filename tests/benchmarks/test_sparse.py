@@ -61,6 +61,12 @@ def test_asked_behind_the_cache_as_in_one_piece(smollm2: tuple[Any, Any]) -> Non
     assert found["loss"] == pytest.approx(float(each[plain].mean()), abs=1e-3)
     window = ask(model, text, [fv.SlidingWindow(8, sinks=1)])
     assert abs(window["loss"] - found["loss"]) > 1e-3
+    inside = ask(model, text, [fv.SlidingWindow(8, sinks=1)], everything=True)
+    with torch.no_grad(), fv.attach(model, fv.SlidingWindow(8, sinks=1)):
+        logp = model(whole).logits[0, -len(one.value) - 1 : -1].log_softmax(-1)
+    wanted = float(logp.gather(1, torch.tensor(one.value)[:, None]).sum())
+    assert inside["logp"]["multi-key"][-1] == pytest.approx(wanted, abs=2e-3)
+    assert abs(inside["logp"]["multi-key"][-1] - window["logp"]["multi-key"][-1]) > 1e-3
 
 
 @pytest.mark.parametrize("name", SIZED)
@@ -146,7 +152,8 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_prefill_is_timed_and_its_accuracy_told(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[Any] = []
 
-    def answers(model: Any, text: Any, methods: Any) -> dict[str, Any]:
+    def answers(model: Any, text: Any, methods: Any, everything: bool) -> dict[str, Any]:
+        assert everything
         right = 6 if not methods else 2 if len(methods) == 1 else 5
         return {"right": {"needle": [True], "multi-key": [n < right for n in range(8)]}}
 
@@ -164,6 +171,6 @@ def test_the_prefill_is_timed_and_its_accuracy_told(monkeypatch: pytest.MonkeyPa
     sparse_prefill.main(documents=2, rounds=1)
     assert len(rows) == 5
     window, delta = rows[3:]
-    assert window.ratio == pytest.approx(2 / 6) and window.met
-    assert delta.ratio == pytest.approx(5 / 6) and not delta.met
-    assert "10 right, dense attention 12, of 16" in delta.note
+    assert window.ratio == pytest.approx(3 / 7) and window.met
+    assert delta.ratio == pytest.approx(6 / 7) and delta.met
+    assert "12 right, dense attention 14, of 18" in delta.note
