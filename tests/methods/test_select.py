@@ -9,7 +9,7 @@ import torch
 
 import foveate as fv
 from families import build, inputs, logits
-from foveate.patterns import Dilated, MultiWindow, SlidingWindow
+from foveate.patterns import Dilated, MultiWindow, Neighborhood, SlidingWindow
 
 IDS = torch.arange(2 * 24).view(2, 24) * 5 % 61 + 3
 PATTERN = SlidingWindow(5, sinks=2) | Dilated(3, 6)
@@ -113,3 +113,16 @@ def test_a_models_own_window_stays() -> None:
     want = logits(model(**given))
     with fv.attach(model, SlidingWindow(1000)):
         assert torch.allclose(logits(model(**given)), want, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_grid_of_fewer_tokens_than_the_call_is_refused() -> None:
+    model = build("llama")
+    with pytest.raises(fv.FoveateError, match="16 tokens and the call 24"):
+        with fv.attach(model, Neighborhood((4, 4), 3)):
+            model(input_ids=IDS)
+    q = torch.randn(1, 2, 24, 8)
+    with pytest.raises(fv.FoveateError, match="16 tokens and the call 24"):
+        fv.attention(q, q, q, pattern=Neighborhood((4, 4), 3))
+    with pytest.raises(fv.FoveateError, match="4 heads apart and the call has 2"):
+        fv.attention(q, q, q, pattern=MultiWindow([2, 2, 4, 4]))

@@ -197,7 +197,7 @@ def program(p: Program, shapes: Shapes) -> None:
             f"q_offset must be a whole number (the key index of query 0); {p.q_offset!r} was given."
         )
     if p.pattern is not None:
-        _pattern(p.pattern, h)
+        _pattern(p.pattern, h, h.Sk - h.Sq if p.q_offset is None else int(p.q_offset))
     for operator in p.operators:
         if isinstance(operator, type) or not isinstance(operator, Operator):
             raise FoveateError(
@@ -298,13 +298,20 @@ def something_visible(lse: Tensor) -> None:
         )
 
 
-def _pattern(pattern: Any, h: Shapes) -> None:
+def _pattern(pattern: Any, h: Shapes, q_offset: int) -> None:
     if isinstance(pattern, type) or not isinstance(pattern, Pattern):
         what = pattern.__name__ if isinstance(pattern, type) else type(pattern).__name__
         raise FoveateError(
             f"pattern must be a Pattern object (with tile and key_range); {what} was given. A bool "
             "mask goes into bias=."
         )
+    told = getattr(pattern, "heads", None)
+    if told not in (None, h.Hq):
+        raise FoveateError(
+            f"{pattern!r} tells {told} heads apart and the call has {h.Hq}: give it as many."
+        )
+    if (fits := getattr(pattern, "fits", None)) is not None:
+        fits(h.Sq, h.Sk, q_offset)
     i, j = (torch.arange(n, device=h.home) for n in (min(h.Sq, 2), min(h.Sk, 3)))
     if getattr(pattern, "routed", False):
         return  # known once the queries and keys are there

@@ -39,7 +39,7 @@ class Select(Method):
     Raises
     ------
     FoveateError
-        What is no pattern; a pattern of other heads than the site has.
+        What is no pattern; a pattern of other heads than the site has, a grid of fewer tokens.
 
     Notes
     -----
@@ -72,6 +72,7 @@ class Select(Method):
         by = _origin(program, call)
         if isinstance(by, Tensor) or by:
             pattern = pattern.moved(by)
+        pattern.fits(call.shapes.Sq, call.shapes.Sk, call.q_offset - call.kv_offset)
         own = program.pattern
         if own is None:
             return program.evolve(pattern=pattern)
