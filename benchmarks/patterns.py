@@ -46,9 +46,11 @@ LENGTHS = (
     Length(
         16384,
         (
-            Case("HiP", HiP(k=512, block_q=128, block_k=8, window=256), faster=2),
-            Case("DHSA", DHSA(), faster=2),
-            Case("HyperAttention", HyperAttention(), faster=2),
+            Case("HiP, 512 keys, blocks of 128", HiP(512, block_q=128, stride_q=16, block_k=8), 2),
+            Case("HiP, the authors' constants", HiP()),
+            Case("DHSA", DHSA(), 2),
+            Case("DHSA, 768 keys", DHSA(budget=768, window=128, sinks=16)),
+            Case("HyperAttention", HyperAttention(), 2),
         ),
     ),
     Length(
@@ -112,12 +114,12 @@ def main() -> None:
             could = allowed(case, q, k)
             if could is not None:
                 timing.note = f"its pairs alone would allow {could:.1f} ×"
-            if case.faster is not None:
-                timing.target, wanted = f"≥ {case.faster:g} × faster", case.faster
-            else:
-                assert case.share is not None and could is not None
+            wanted = case.faster
+            if case.share is not None and could is not None:
                 timing.target, wanted = f"≥ {case.share:.0%} of that", case.share * could
-            timing.met = timing.ratio >= wanted
+            elif wanted is not None:
+                timing.target = f"≥ {wanted:g} × faster"
+            timing.met = None if wanted is None else timing.ratio >= wanted
             rows.append(timing)
     write("patterns", "Patterns against dense SDPA (how much faster, selection included)", rows)
 
