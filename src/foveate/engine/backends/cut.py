@@ -165,7 +165,8 @@ def _is_value(thing: Any) -> bool:
 
 @lru_cache(maxsize=32)
 def _cached(pattern: Any, causal: bool, q_offset: int, Sq: int, Sk: int) -> list[Part] | None:
-    return _cut(pattern, causal, q_offset, Sq, Sk)
+    with torch.inference_mode(False):  # a later call may need gradients
+        return _cut(pattern, causal, q_offset, Sq, Sk)
 
 
 def _blocks(pattern: Pattern, Sq: int, q_offset: int) -> list[Tensor]:
