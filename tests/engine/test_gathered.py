@@ -158,3 +158,12 @@ def test_gains_columns_and_measures_beside_a_pattern() -> None:
     assert torch.allclose(got.out, want.out.float(), atol=1e-5)
     for key in want.measures:
         assert torch.allclose(got.measures[key], want.measures[key].float(), atol=2e-4, rtol=1e-5)
+
+
+def test_what_was_cut_without_gradients_serves_a_backward_later() -> None:
+    pattern = Strided(37)  # of no other test: the cut is kept from the first call
+    q, k, v = torch.randn(3, 1, 2, 200, 16).unbind(0)
+    with torch.inference_mode():
+        fv.attention(q, k, v, causal=True, pattern=pattern)
+    fv.attention(q.requires_grad_(), k, v, causal=True, pattern=pattern).out.sum().backward()
+    assert q.grad is not None and bool(q.grad.isfinite().all())

@@ -146,3 +146,43 @@ def test_a_selection_is_of_one_size() -> None:
     chosen = Nearest().route(q, k, causal=True, q_offset=0)
     with pytest.raises(fv.FoveateError, match="no other size"):
         chosen.density(50)
+
+
+class Given(Routed):
+    """The pieces that it was given."""
+
+    def __init__(self, *pieces: Pieces) -> None:
+        self.pieces = pieces
+
+    def route(self, q: Any, k: Any, **call: Any) -> Selection:
+        where = {"causal": call["causal"], "q_offset": call["q_offset"]}
+        return Selection(self.pieces, q.shape[2], k.shape[2], **where)
+
+
+def _none(*sizes: int) -> Tensor:
+    return torch.empty(1, 1, *sizes, dtype=torch.int64)
+
+
+def test_pieces_of_nothing_are_left_out() -> None:
+    q, k, v = torch.randn(3, 1, 2, 40, 8).unbind(0)
+    every = torch.arange(40)[None, None, None]
+    nothing = Pieces(_none(0, 4), _none(0, 4)), Pieces(every, _none(1, 0))
+    got = fv.attention(q, k, v, pattern=Given(*nothing, Pieces(every, every)))
+    assert torch.allclose(got.out, fv.attention(q, k, v).out, atol=1e-6)
+    for pieces in (nothing, ()):
+        assert not Selection(pieces, 40, 40, causal=False, q_offset=0).matrix().any()
+        with pytest.raises(fv.FoveateError, match="nothing visible"):
+            fv.attention(q, k, v, pattern=Given(*pieces))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_merged_half_precision_is_nearly_as_exact_as_one_call(dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(3)
+    q, k, v = torch.randn(3, 1, 4, 256, 32, generator=g).to(dtype).unbind(0)
+    every = torch.arange(256)[None, None, None]
+    pieces = [Pieces(every, part[None, None, None]) for part in torch.arange(256).split(32)]
+    got = fv.attention(q, k, v, pattern=Given(*pieces)).out
+    want = (q.double() @ k.double().mT * 32**-0.5).softmax(-1) @ v.double()
+    one = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    error, least = ((x.double() - want).norm() for x in (got, one))
+    assert error < 1.5 * least

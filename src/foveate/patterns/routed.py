@@ -109,9 +109,9 @@ class Selection(Pattern):
 
     def matrix(self) -> Tensor:
         """Who sees whom, written out: bool ``[B|1, H|1, Sq, Sk]``."""
-        b, h = (max(p.rows.shape[d] for p in self.pieces) for d in (0, 1))
-        b, h = (max(x, *(p.keys.shape[d] for p in self.pieces)) for d, x in ((0, b), (1, h)))
-        device = self.pieces[0].rows.device
+        index = [x for p in self.pieces for x in (p.rows, p.keys)]
+        b, h = (max([1, *(x.shape[d] for x in index)]) for d in (0, 1))
+        device = index[0].device if index else torch.device("cpu")
         seen = torch.zeros(b, h, self.Sq, self.Sk, dtype=torch.bool, device=device)
         for piece in self.pieces:
             keys = piece.keys

@@ -7,7 +7,7 @@ batch; a query in several has its partials merged through their ``lse``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -89,6 +89,10 @@ def run(
         ``[B,Hq,Sq,E]`` and ``[B,Hq,Sq]``; rows with nothing visible are ``(0, -inf)``.
     """
     B, H, Sq, E = q.shape
+    selected = replace(selected, pieces=tuple(p for p in selected.pieces if p.pairs))
+    if not selected.pieces:
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        return torch.zeros_like(q), torch.full((B, H, Sq), -INF, dtype=dtype, device=q.device)
     most = max(p.rows.shape[-2] * p.rows.shape[-1] for p in selected.pieces) * E
     together = max(1, HELD // max(1, most))
     heads = [(b, h) for b in range(B) for h in range(H)]
@@ -179,10 +183,11 @@ def _merged(
     merged: Tensor | None = None
     split = weights.split([p.shape[1] for p in parts], 1)
     for (out, at), weight in zip(tables, split, strict=True):
-        one = embedding_bag(at, out, per_sample_weights=weight.to(out.dtype), mode="sum")
+        # not in half precision: weights and sums would be rounded once more
+        one = embedding_bag(at, out.to(weight.dtype), per_sample_weights=weight, mode="sum")
         merged = one if merged is None else merged + one
     assert merged is not None
-    return merged.view(G, Sq, -1), lse
+    return merged.to(found[0][0].dtype).view(G, Sq, -1), lse
 
 
 def _chunks(
