@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from foveate import tasks
 from foveate.cli import common
-from foveate.cli.compare import compare
+from foveate.cli.compare import compare, sized
 from foveate.cli.expressions import known_methods, known_tasks, method, task
 from foveate.errors import FoveateError
 from foveate.evaluate import Table
@@ -106,6 +106,14 @@ def test_tasks_are_understood() -> None:
     assert task("distractors(houses, n=3)") == tasks.Distractors("houses", n=3)
     assert task("coloured-objects") == task("Coloured_Objects()") == tasks.ColouredObjects()
     assert len(known_tasks()) == 9
+
+
+def test_questions_of_ones_own_are_a_task(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"prompt": "Two and two?", "answer": 4}\n{"prompt": "Pi?", "answer": 3}\n')
+    assert sized(task(str(mine)), 1, None).records == tasks.Questions.load(mine).records[:1]
+    with pytest.raises(FoveateError, match="no such file"):
+        task("none.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from rich.text import Text
 from ..errors import FoveateError
 from ..evaluate import Table, evaluate
 from ..evaluate.page import figures, settled
+from ..tasks import Questions
 from . import common
 from .common import err, out
 from .expressions import method, task
@@ -24,7 +25,7 @@ _SUFFIXES = (".json", ".md", ".html")
 def compare(
     task_: Annotated[
         list[str] | None,
-        typer.Option("--task", metavar="TASK", help="needle, 'needle(length=2048)'; repeatable."),
+        typer.Option("--task", metavar="TASK", help="needle, 'needle(length=2048)', mine.jsonl."),
     ] = None,
     method_: Annotated[
         list[str] | None,
@@ -119,7 +120,9 @@ def drawn(table: Table, task_: str) -> Drawn:
 
 
 def sized(made: Any, n: int | None, seed: int | None) -> Any:
-    """The task with the options that hold for all."""
+    """The task with the options that hold for all; of a file's questions the first ``n``."""
+    if isinstance(made, Questions):
+        return replace(made, records=made.records[:n])
     names = {one.name for one in fields(made)}
     given = {"n": n, "seed": seed}
     return replace(made, **{k: v for k, v in given.items() if v is not None and k in names})

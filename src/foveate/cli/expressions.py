@@ -14,6 +14,7 @@ import pkgutil
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from .. import decoding, methods, tasks
@@ -47,16 +48,23 @@ def method(text: str) -> tuple[str, Any]:
 
 
 def task(text: str) -> Any:
-    """``needle`` or ``needle(length=2048, n=50)``: a task; case and hyphens do not matter.
+    """``needle``, ``needle(length=2048, n=50)`` or ``mine.jsonl``: a task, or questions of a file.
+
+    Case and hyphens of a task's name do not matter.
 
     Raises
     ------
     FoveateError
         For what is no such expression, a task that is not there, arguments it does not take.
     """
+    if Path(text).suffix.lower() in tasks.Questions.SUFFIXES:
+        return tasks.Questions.load(text)
     head, paren, rest = text.strip().partition("(")
     body = _plain(head) + paren + rest
     return _made(_parsed(body, text), text, known_tasks(), "task")
+
+
+_NOT_MADE = (tasks.Task, tasks.Questions)  # the base, and what comes from files
 
 
 @cache
@@ -65,7 +73,7 @@ def known_tasks() -> dict[str, type]:
     found = {}
     for name in tasks.__all__:
         one = getattr(tasks, name)
-        if isinstance(one, type) and issubclass(one, tasks.Task) and one is not tasks.Task:
+        if isinstance(one, type) and issubclass(one, tasks.Task) and one not in _NOT_MADE:
             found[_plain(name)] = one
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,6 @@ from rich.text import Text
 from ..errors import FoveateError
 from ..find.tuning import tune as search
 from ..methods.tuned import Tuned
-from ..tasks import Questions, Task
 from . import common
 from .common import err, out
 from .compare import sized
@@ -61,7 +59,7 @@ def tune(
         raise FoveateError(f"--phase {phase!r} was given; it is prefill or both.")
     if not save.expanduser().resolve().parent.is_dir():
         raise FoveateError(f"--out {save}: there is no such folder.")
-    asked = _task(task, n, seed)
+    asked = sized(parsed(task), n, seed)
     live, tokenizer = common.load_model(model)
     with err.status("Reading the prompts densely …") as status:
 
@@ -79,15 +77,6 @@ def tune(
         _show(tuned, written)
     if not tuned.holds:
         raise typer.Exit(1)
-
-
-def _task(text: str, n: int | None, seed: int | None) -> Task:
-    """A task by its name, or questions from a file."""
-    if Path(text).suffix in (".jsonl", ".ndjson", ".csv"):
-        own = Questions.load(text)
-        return replace(own, records=own.records[:n])
-    made: Task = sized(parsed(text), n, seed)
-    return made
 
 
 def _show(tuned: Tuned, written: str | None) -> None:

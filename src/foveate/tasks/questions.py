@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import FoveateError
 from ._records import item_of
@@ -64,6 +64,8 @@ class Questions(Task):
     name: str = "questions"
     max_new_tokens: int = 32
 
+    SUFFIXES: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".csv")
+
     @classmethod
     def load(
         cls,
@@ -97,7 +99,7 @@ class Questions(Task):
         path = Path(path)
         if not path.is_file():
             raise FoveateError(f"{path}: no such file; a .jsonl or .csv file was wanted.")
-        if path.suffix.lower() not in (".jsonl", ".ndjson", ".csv"):
+        if path.suffix.lower() not in cls.SUFFIXES:
             raise FoveateError(
                 f"{path}: a .jsonl file (a JSON object a line) or a .csv file was wanted; this "
                 f"ends in {path.suffix or 'nothing'!r}."
