@@ -11,8 +11,8 @@ from foveate.catalog.verdicts import Evidence, read_evidence
 PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
 HEAD = """# What was seen of each claim
 
-Each row is one run of `foveate reproduce SLUG` on SmolLM2-135M-Instruct (or on a model trained in
-the run), reported on other items than those it was tuned on. The interval is the paired 95 %
+Each row is one run of `foveate reproduce SLUG` on SmolLM2-135M-Instruct, on a model trained in the
+run, or on tensors alone (memory, speed, error of an estimate), reported on other items than those it was tuned on. The interval is the paired 95 %
 bootstrap interval of the difference, method less baseline. *Basis*: whether the paper or its
 authors' code was read, or its abstract alone. *n*: the items reported. "Not observed" is a result
 like the other. One small model and made-up items, {least} to {most} of them: a direction, not a
@@ -24,16 +24,19 @@ This page is written by `python -m benchmarks.evidence`.
 |---|---|---:|---|---|---|---|
 """
 # What an experiment calls its items, and under which use it counts those it reports.
-ITEMS = ("items", "prompts", "texts", "replies", "sentences", "needles", "paragraphs")
-USES = ("report", "loss")
+ITEMS = (
+    *("items", "prompts", "texts", "replies", "sentences", "needles", "paragraphs", "documents"),
+    *("signals", "images", "passkeys asked", "kept"),
+)
+USES = ("report", "loss", "held out", "test, each seed")
 
 
 def reported(found: Evidence) -> int:
     """How many items the figures of an experiment rest on."""
     count: Any = next(found.details[name] for name in ITEMS if name in found.details)
     if isinstance(count, dict):
-        count = next(count[use] for use in USES if use in count)
-    return int(count)
+        count = next((count[use] for use in USES if use in count), len(count))
+    return int(str(count).split()[0])  # "10 settings of 8,192 tokens"
 
 
 def page() -> str:

@@ -186,3 +186,31 @@ def test_merged_half_precision_is_nearly_as_exact_as_one_call(dtype: torch.dtype
     one = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     error, least = ((x.double() - want).norm() for x in (got, one))
     assert error < 1.5 * least
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_long_calls_tiles_are_looked_up_without_the_matrix(
+    causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randint(-1, S, (1, H, 9, 7), generator=g).sort(-1).values
+    rows[..., 1:] = rows[..., 1:].masked_fill(rows[..., 1:] == rows[..., :-1], -1)
+    units = torch.randint(-1, 10, (B, 1, 9, 3), generator=g)
+    for piece in (Pieces(rows, units, unit=16), Pieces(rows, units)):
+        chosen = Selection([piece], S, 150, causal=causal, q_offset=-50)
+        want = torch.zeros(B, H, S, 150, dtype=torch.bool)
+        for b, h, n in torch.cartesian_prod(*map(torch.arange, (B, H, 9))).tolist():
+            for unit in units[b, 0, n].tolist():
+                tokens = (
+                    range(unit * piece.unit, min(150, (unit + 1) * piece.unit)) if unit >= 0 else ()
+                )
+                for row in rows[0, h, n].tolist():
+                    if row >= 0:
+                        want[b, h, row, list(tokens)] = True
+        if causal:
+            want &= torch.arange(150) <= torch.arange(S)[:, None] - 50
+        assert torch.equal(chosen.matrix(), want)
+        monkeypatch.setattr("foveate.patterns.routed._HELD", 0)
+        some, keys = torch.arange(190, 40, -3), torch.arange(3, 150, 2)
+        assert torch.equal(chosen.tile(some - 50, keys), want[:, :, some][..., keys])
+        monkeypatch.undo()

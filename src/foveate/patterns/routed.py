@@ -13,6 +13,8 @@ from ._base import Pattern
 
 __all__ = ["Pieces", "Routed", "Selection"]
 
+_HELD = 4_000_000  # pairs of a call up to which its matrix is kept
+
 
 class Routed(Pattern):
     """The base of patterns that look at a call's queries and keys: a subclass says :meth:`route`.
@@ -109,29 +111,49 @@ class Selection(Pattern):
 
     def matrix(self) -> Tensor:
         """Who sees whom, written out: bool ``[B|1, H|1, Sq, Sk]``."""
+        return self._seen_by(torch.arange(self.Sq))
+
+    def _told_apart(self) -> tuple[int, int]:
+        """Batch items and heads: of what cannot be told apart, one."""
         index = [x for p in self.pieces for x in (p.rows, p.keys)]
         b, h = (max([1, *(x.shape[d] for x in index)]) for d in (0, 1))
-        device = index[0].device if index else torch.device("cpu")
-        seen = torch.zeros(b, h, self.Sq, self.Sk, dtype=torch.bool, device=device)
+        return b, h
+
+    def _seen_by(self, rows: Tensor) -> Tensor:
+        """What some rows of the call see, bool ``[B|1, H|1, rows, Sk]``."""
+        device = self.pieces[0].rows.device if self.pieces else rows.device
+        rows = rows.to(device)
+        place = torch.full((self.Sq + 1,), -1, device=device)  # the last is for -1, no row
+        place[rows] = torch.arange(len(rows), device=device)
+        seen = torch.zeros(*self._told_apart(), len(rows), self.Sk, dtype=torch.bool, device=device)
         for piece in self.pieces:
-            keys = piece.keys
+            lead = torch.broadcast_shapes(piece.rows.shape[:2], piece.keys.shape[:2])
+            at, keys = place[piece.rows].expand(*lead, -1, -1), piece.keys.expand(*lead, -1, -1)
+            here = (at >= 0).any(-1)
+            some = here.int().argsort(-1, descending=True)[..., : int(here.sum(-1).amax())]
+            at, keys = (
+                x.gather(2, some.unsqueeze(-1).expand(-1, -1, -1, x.shape[-1])) for x in (at, keys)
+            )
             if piece.unit > 1:
                 inside = torch.arange(piece.unit, device=keys.device)
                 tokens = (keys.unsqueeze(-1) * piece.unit + inside).flatten(-2)
                 keys = torch.where(tokens < self.Sk, tokens, -1)
-            rows = _hot(piece.rows, self.Sq)  # [b|1, h|1, N, Sq]
-            seen |= rows.mT @ _hot(keys, self.Sk) > 0
+            seen |= _hot(at, len(rows)).mT @ _hot(keys, self.Sk) > 0
         if self.causal:
-            i, j = (torch.arange(n, device=device) for n in (self.Sq, self.Sk))
-            seen &= j <= i[:, None] + self.q_offset
+            seen &= torch.arange(self.Sk, device=device) <= rows[:, None] + self.q_offset
         return seen
 
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """Visibility, bool ``[B|1, H|1, m, n]``; positions past the call's are an error."""
-        if not hasattr(self, "_matrix"):
-            self._matrix = self.matrix()
-        rows = (q_pos - self.q_offset).to(self._matrix.device)
-        return self._matrix[:, :, rows][..., k_pos.to(self._matrix.device)].to(q_pos.device)
+        rows, keys = q_pos.cpu() - self.q_offset, k_pos.cpu()
+        b, h = self._told_apart()
+        if b * h * self.Sq * self.Sk > _HELD:
+            seen = self._seen_by(rows)
+        else:
+            if not hasattr(self, "_matrix"):
+                self._matrix = self.matrix()
+            seen = self._matrix[:, :, rows.to(self._matrix.device)]
+        return seen[..., keys.to(seen.device)].to(q_pos.device)
 
     def __repr__(self) -> str:
         return f"Selection({len(self.pieces)} pieces of {self.Sq} × {self.Sk})"

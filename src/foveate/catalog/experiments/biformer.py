@@ -67,6 +67,7 @@ def run(progress: Callable[[str], None]) -> Trial:
         better="higher",
         seeds=(SEED, SEED + 1, SEED + 2),
         details={
+            "items": ITEMS,
             "trained": {name: outcome.figures() for name, outcome in found.items()},
             "routed minus dense, interval": paired_bootstrap(dense.accuracy, routed.accuracy),
             "share of tokens seen": TOP / REGIONS**2,

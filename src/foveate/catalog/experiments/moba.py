@@ -68,6 +68,7 @@ def run(progress: Callable[[str], None]) -> Trial:
         better="higher",
         seeds=(SEED, SEED + 1, SEED + 2),
         details={
+            "items": ITEMS,
             "trained": {name: outcome.figures() for name, outcome in found.items()},
             "dense weights with MoBA, not trained on": round(sum(untrained) / ITEMS, 4),
             "moba minus dense, interval": paired_bootstrap(dense.accuracy, moba.accuracy),

@@ -114,14 +114,32 @@ def _heads(
     found = []
     for piece in selected.pieces:
         rows, keys = _pick(piece.rows, b, h), _pick(piece.keys, b, h)
-        done = list(_chunks(selected, piece, rows, keys, b, h, q, k, v, key_mask, scale))
-        out, lse = torch.cat([o for o, _ in done]), torch.cat([one for _, one in done])
+        chunks = _chunks(selected, piece, rows, keys, b, h, q, k, v, key_mask, scale)
+        out, lse = _together(chunks, rows.numel(), q)
         slots = _in_order(rows, Sq)
         if slots is None:
             given = piece.slots
             slots = _slots(rows, Sq) if given is None else _pick(given, b, h)
         found.append((out, lse, slots))
     return _merged(found, len(b), Sq)
+
+
+def _together(
+    chunks: Iterator[tuple[Tensor, Tensor]], size: int, q: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All chunks' ``out [size, E]`` and ``lse [size]``."""
+    if torch.is_grad_enabled():
+        done = list(chunks)
+        return torch.cat([o for o, _ in done]), torch.cat([one for _, one in done])
+    # Kept one by one, small results between freed gathers cut the heap into pieces: gigabytes.
+    out = q.new_empty(size, q.shape[-1])
+    lse = q.new_empty(size, dtype=torch.promote_types(q.dtype, torch.float32))
+    at = 0
+    for some, its_lse in chunks:
+        out[at : at + len(some)] = some
+        lse[at : at + len(some)] = its_lse
+        at += len(some)
+    return out, lse
 
 
 def _pick(x: Tensor, b: Tensor, h: Tensor) -> Tensor:
