@@ -11,14 +11,15 @@ from foveate.catalog.verdicts import Evidence, read_evidence
 PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
 HEAD = """# What was seen of each claim
 
-Each row is one run of `foveate reproduce SLUG` on SmolLM2-135M-Instruct, on a model trained in the
-run, or on tensors alone (memory, speed, error of an estimate), reported on other items than those it was tuned on. The interval is the paired 95 %
-bootstrap interval of the difference, method less baseline. *Basis*: whether the paper or its
-authors' code was read, or its abstract alone. *n*: the items reported. "Not observed" is a result
-like the other. One small model and made-up items, {least} to {most} of them: a direction, not a
-size to expect elsewhere. Where a setting was changed after a first look at the outcome, the page of
-the method says so. Settings, controls and seeds are in `src/foveate/catalog/evidence/SLUG.json`.
-This page is written by `python -m benchmarks.evidence`.
+Each row is one run of `foveate reproduce SLUG` on SmolLM2-135M-Instruct, on a model trained in
+the run, or on tensors alone (memory, speed, error of an estimate), reported on other items than
+those it was tuned on. The interval is the paired 95 % bootstrap interval of the difference,
+method less baseline. *Basis*: whether the paper or its authors' code was read, or its abstract
+alone. *n*: the items reported. "Not observed" is a result like the other. One small model and
+made-up items, {least} to {most} of them: a direction, not a size to expect elsewhere. Where a
+setting was changed after a first look at the outcome, the page of the method says so. Settings,
+controls and seeds are in `src/foveate/catalog/evidence/SLUG.json`. This page is written by
+`python -m benchmarks.evidence`.
 
 | paper | basis | n | baseline | method | difference | verdict |
 |---|---|---:|---|---|---|---|

@@ -76,7 +76,8 @@ def run(progress: Callable[[str], None]) -> Trial:
         method=("peak extra memory in MB, fused over tiles", fused),
         better="lower",
         details={
-            "items": f"{len(WINDOWS)} windows on {SIDE} x {SIDE} tokens, {HEADS} heads of {SIZE}, float32",
+            "items": f"{len(WINDOWS)} windows on {SIDE} x {SIDE} tokens, {HEADS} heads of {SIZE}, "
+            "float32",
             "MB by window, written out and fused": {
                 str(w): [round(a, 1), round(b, 1)]
                 for w, a, b in zip(WINDOWS, naive, fused, strict=True)
