@@ -211,6 +211,8 @@ def test_a_long_calls_tiles_are_looked_up_without_the_matrix(
             want &= torch.arange(150) <= torch.arange(S)[:, None] - 50
         assert torch.equal(chosen.matrix(), want)
         monkeypatch.setattr("foveate.patterns.routed._HELD", 0)
-        some, keys = torch.arange(190, 40, -3), torch.arange(3, 150, 2)
+        some, keys = torch.tensor([190, 41, 77, 41, 3]), torch.arange(3, 150, 2)
         assert torch.equal(chosen.tile(some - 50, keys), want[:, :, some][..., keys])
+        with pytest.raises(fv.FoveateError, match="does not have"):
+            chosen.tile(torch.tensor([-51]), keys)
         monkeypatch.undo()

@@ -146,9 +146,16 @@ class Selection(Pattern):
     def tile(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """Visibility, bool ``[B|1, H|1, m, n]``; positions past the call's are an error."""
         rows, keys = q_pos.cpu() - self.q_offset, k_pos.cpu()
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.Sq:
+            raise FoveateError(
+                f"{self!r} was asked about queries that its call, at {self.q_offset} … "
+                f"{self.q_offset + self.Sq - 1}, does not have."
+            )
         b, h = self._told_apart()
         if b * h * self.Sq * self.Sk > _HELD:
-            seen = self._seen_by(rows)
+            each, of = rows.unique(return_inverse=True)
+            seen = self._seen_by(each)
+            seen = seen[:, :, of.to(seen.device)]
         else:
             if not hasattr(self, "_matrix"):
                 self._matrix = self.matrix()

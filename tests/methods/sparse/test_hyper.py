@@ -163,3 +163,15 @@ def test_numbers_that_are_none(name: str, value: Any) -> None:
 def test_more_signs_than_a_bucket_has() -> None:
     with pytest.raises(fv.FoveateError, match="30 at most"):
         fv.HyperAttention(projections=31)
+
+
+def test_queries_behind_the_last_real_key() -> None:
+    g = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 63, 8, generator=g).unbind(0)
+    hidden = torch.zeros(1, 1, 63).masked_fill(torch.arange(63) >= 60, -torch.inf)
+    every = fv.HyperAttention(block=16, samples=64, least=10)
+    for key_bias in (hidden, hidden.expand(1, 2, 63) + torch.arange(2.0)[:, None]):
+        call: Any = {"causal": True, "key_bias": key_bias}
+        got, want = fv.attention(q, k, v, operators=[every], **call), fv.attention(q, k, v, **call)
+        assert torch.allclose(got.out, want.out, atol=1e-5)
+        assert torch.allclose(got.lse, want.lse, atol=1e-5)

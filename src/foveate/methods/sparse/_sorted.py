@@ -78,7 +78,7 @@ def _triangle(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, how: Sampling,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Causal attention of as many queries as keys: two halves and the square between, halved on.
+    """Causal attention of as many queries as keys, or more: halves, and the square between them.
 
     All squares of one size are one batch. Rows that fill up come last, so no other row sees them.
     """
@@ -88,10 +88,14 @@ def _triangle(
     if not levels:
         return exact(q, k, v, mask, scale, True)
     leaf = -(-S >> levels)
-    fill = (leaf << levels) - S
-    if fill:
-        q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, fill)) for x in (q, k, v))
-        mask = None if mask is None else torch.nn.functional.pad(mask, (0, fill))
+    if k.shape[2] < S:  # the last queries stand behind the last key: there is none to see there
+        if mask is None:
+            dtype = torch.promote_types(q.dtype, torch.float32)
+            mask = torch.zeros(1, 1, 1, k.shape[2], dtype=dtype, device=q.device)
+        mask = torch.nn.functional.pad(mask, (0, S - k.shape[2]), value=-INF)
+    size = leaf << levels
+    q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, size - x.shape[2])) for x in (q, k, v))
+    mask = None if mask is None else torch.nn.functional.pad(mask, (0, size - S))
 
     def cut(x: Tensor, parts: int) -> Tensor:
         """``[B, H, N, E]`` → ``[B * parts, H, N / parts, E]``."""
