@@ -247,7 +247,7 @@ def test_bad_input(call: Callable[[], Any], sentence: str) -> None:
 
 def test_more_tokens_than_the_grid_has_are_refused() -> None:
     q = torch.randn(1, 1, 20, 8)
-    with pytest.raises(fv.FoveateError, match="holds 16 tokens"):
+    with pytest.raises(fv.FoveateError, match="16 tokens and the call 20"):
         fv.attention(q, q, q, pattern=Neighborhood((4, 4), 3))
 
 

@@ -228,7 +228,21 @@ def test_it_goes_with_gains_and_measures_on_a_model() -> None:
     assert float((found["window"] - found[""]).abs().max()) > 0.05
 
 
-@pytest.mark.parametrize("every", [0, -3, 2.5, True, None])
+def test_the_full_rows_at_the_end_alone() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 60, 8).double().unbind(0)
+    window = fv.SlidingWindow(6, sinks=1)
+    near = fv.attention(q, k, v, causal=True, pattern=window).out
+    full = fv.attention(q, k, v, causal=True).out
+    tail = fv.DeltaCorrection(None, last=10)
+    got = fv.attention(q, k, v, causal=True, pattern=window, operators=[tail]).out
+    assert torch.allclose(got[:, :, :50], near[:, :, :50], atol=1e-12)
+    assert torch.allclose(got[:, :, 50:], full[:, :, 50:], atol=1e-12)
+    assert not torch.allclose(near[:, :, 50:], full[:, :, 50:], atol=1e-3)
+    assert repr(tail) == "DeltaCorrection(every=None, last=10)"
+
+
+@pytest.mark.parametrize("every", [0, -3, 2.5, True])
 def test_numbers_that_are_none(every: Any) -> None:
     with pytest.raises(fv.FoveateError, match=r"DeltaCorrection\(every="):
         fv.DeltaCorrection(every)

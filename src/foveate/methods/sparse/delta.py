@@ -37,11 +37,13 @@ class DeltaCorrection(Method):
 
     Parameters
     ----------
-    every : int
+    every : int, optional
         Distance of the rows computed in full, at least 1 (``γ`` in the paper, ``delta_lambda`` in
-        the code). At 1 all rows are full. Of a sequence not longer than ``every`` too.
+        the code). At 1 all rows are full. None: no difference is repeated, only the rows at the end
+        are full, which alone is what helped small models.
     last : int
-        At least so many rows at the end are full, and never fewer than ``every``.
+        At least so many rows at the end are full, and never fewer than ``every``: a sequence not
+        longer than both together (191 tokens by default) is computed in full.
     layers, heads, phase, stack, steps
         Where and when; see :class:`foveate.methods._method.Method`. Decode steps are rows at the
         end: they are full, as in the paper. ``phase="prefill"`` leaves them sparse.
@@ -76,8 +78,8 @@ class DeltaCorrection(Method):
     >>> print(tokenizer.decode(ids[0, -6:]))
     """
 
-    def __init__(self, every: int = 64, *, last: int = 128, **scope: Any) -> None:
-        self.every = whole("DeltaCorrection", "every", every)
+    def __init__(self, every: int | None = 64, *, last: int = 128, **scope: Any) -> None:
+        self.every = None if every is None else whole("DeltaCorrection", "every", every)
         self.last = whole("DeltaCorrection", "last", last, 0)
         super().__init__(**scope)
 
@@ -127,7 +129,7 @@ class Delta:
 
     def __init__(
         self,
-        every: int,
+        every: int | None,
         last: int,
         own: Protocol | None = None,
         heads: tuple[int, ...] | None = None,
@@ -161,8 +163,9 @@ class Delta:
 
     def _end(self, first: int, stop: int) -> int:
         """Where the rows at the end begin that are all full."""
-        left = stop - first - max(self.last, self.every)
-        return first + max(0, left // self.every) * self.every
+        every = self.every or 1
+        left = stop - first - max(self.last, every if self.every else 0)
+        return first + max(0, left // every) * every
 
     def _corrected(
         self, full: Program, span: Span, out: Tensor, lse: Tensor, qkv: tuple[Tensor, ...],
@@ -173,14 +176,17 @@ class Delta:
         if first == stop:
             return out, lse
         end, every = self._end(first, stop), self.every
-        size = max(16, CELLS // shapes.Sk) * every
-        parts = [range(start, min(start + size, end), every) for start in range(first, end, size)]
+        parts = []
+        if every is not None:
+            size = max(16, CELLS // shapes.Sk) * every
+            starts = range(first, end, size)
+            parts = [range(start, min(start + size, end), every) for start in starts]
         found = [
             self._full(full, rows, span.item, qkv, shapes) for rows in (*parts, range(end, stop))
         ]
         *before, (tail, tail_lse) = found
         middle, middle_lse = out[:, :, first:end], lse[:, :, first:end]
-        if before:
+        if before and every is not None:
             anchors, anchors_lse = (torch.cat(each, 2) for each in zip(*before, strict=True))
             difference = anchors.to(lse.dtype) - middle[:, :, ::every].to(lse.dtype)
             middle = (middle + difference.repeat_interleave(every, 2)).to(out.dtype)
