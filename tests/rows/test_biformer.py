@@ -14,16 +14,16 @@ from foveate.layers import BiLevelRouting
 from foveate.patterns import BiLevel, Windows
 
 Make = Callable[..., Any]
-KEYS = ("dim", "heads", "grid", "regions", "top_k")
+KEYS = ("dim", "heads", "grid", "regions", "top")
 SIZES = [
     dict(zip(KEYS, values, strict=True))
     for values in ((16, 2, (8, 8), 4, 2), (24, 4, (6, 9), (2, 3), 3), (8, 1, (4, 4), 2, 1))
 ]
 
 
-def baseline(dim: int, heads: int, grid: Any, regions: Any, top_k: int) -> Any:
+def baseline(dim: int, heads: int, grid: Any, regions: Any, top: int) -> Any:
     """Every region is chosen: dense attention, with the same local term."""
-    return BiLevelRouting(dim, heads, grid, regions, top_k=1000)
+    return BiLevelRouting(dim, heads, grid, regions, top=1000)
 
 
 def written_out(layer: Any, x: Tensor, heads: int, grid: Any, regions: Any, top: int) -> Tensor:
@@ -61,9 +61,7 @@ def check(make: Make) -> None:
         torch.manual_seed(0)
         layer = make(**sizes)
         x = torch.randn(2, sizes["grid"][0] * sizes["grid"][1], sizes["dim"]) * 2
-        want = written_out(
-            layer, x, sizes["heads"], sizes["grid"], sizes["regions"], sizes["top_k"]
-        )
+        want = written_out(layer, x, sizes["heads"], sizes["grid"], sizes["regions"], sizes["top"])
         assert torch.allclose(layer(x).double(), want, atol=1e-5), sizes
 
 

@@ -129,7 +129,7 @@ def test_on_a_live_model_decoding_equals_prefill_and_a_batch_its_rows() -> None:
 
 def test_the_layer_is_the_pattern_between_projections_and_can_turn_dense() -> None:
     torch.manual_seed(0)
-    layer, x = Layer(dim=32, heads=4, block=8, top_k=2, kv_heads=2), torch.randn(2, 30, 32)
+    layer, x = Layer(dim=32, heads=4, block=8, top=2, kv_heads=2), torch.randn(2, 30, 32)
     q = layer.q(x).view(2, 30, 4, 8).transpose(1, 2)
     k, v = layer.kv(x).view(2, 30, 2, 2, 8).permute(2, 0, 3, 1, 4)
     want = attended(q, k, v, seen(q.detach(), k.detach(), 8, 2))

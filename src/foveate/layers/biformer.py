@@ -31,7 +31,7 @@ class BiLevelRouting(nn.Module):
         Height and width of the map, in tokens, row-major.
     regions : int or (int, int)
         Regions along each side; they must divide the grid's sides.
-    top_k : int
+    top : int
         Regions that a region sees (BiFormer's stages: 1, 4, 16, all of 49).
     kernel : int
         Side of the depthwise convolution on V, odd; 0 leaves the term out. The authors' models
@@ -65,7 +65,7 @@ class BiLevelRouting(nn.Module):
     --------
     >>> import torch
     >>> import foveate as fv
-    >>> layer = fv.layers.BiLevelRouting(dim=32, heads=2, grid=(14, 14), regions=7, top_k=4)
+    >>> layer = fv.layers.BiLevelRouting(dim=32, heads=2, grid=(14, 14), regions=7, top=4)
     >>> layer(torch.randn(2, 14 * 14, 32)).shape
     torch.Size([2, 196, 32])
     """
@@ -76,7 +76,7 @@ class BiLevelRouting(nn.Module):
         heads: int,
         grid: Sequence[int],
         regions: int | Sequence[int] = 7,
-        top_k: int = 4,
+        top: int = 4,
         *,
         kernel: int = 5,
         scale: float | None = None,
@@ -85,11 +85,11 @@ class BiLevelRouting(nn.Module):
         check_heads(dim, heads)
         if not isinstance(kernel, int) or kernel < 0 or (kernel and kernel % 2 == 0):
             raise FoveateError(f"kernel={kernel!r} was given; an odd number, or 0, was wanted.")
-        pattern = BiLevel(grid, regions, top_k)
+        pattern = BiLevel(grid, regions, top)
         if len(pattern.grid) != 2:
             raise FoveateError(f"grid={grid!r} was given; a height and a width were wanted.")
         self.grid = pattern.grid
-        self.pattern: Pattern | None = pattern if top_k < len(pattern.members) else None
+        self.pattern: Pattern | None = pattern if top < len(pattern.members) else None
         self.heads, self.scale = heads, dim**-0.5 if scale is None else scale
         self.qkv = nn.Linear(dim, 3 * dim)
         self.local = (

@@ -29,7 +29,7 @@ class MoBA(nn.Module):
     heads : int
     block : int
         Keys of a block; the last may be shorter.
-    top_k : int
+    top : int
         Blocks a query sees, its own among them; more than there are means all of them.
     kv_heads : int, optional
         Of which ``heads`` is a multiple; default: as many.
@@ -46,7 +46,7 @@ class MoBA(nn.Module):
     Notes
     -----
     Positions are the model's business: the layer adds none. A causal window of equal budget has
-    ``block * top_k`` keys.
+    ``block * top`` keys.
 
     References
     ----------
@@ -56,7 +56,7 @@ class MoBA(nn.Module):
     --------
     >>> import torch
     >>> import foveate as fv
-    >>> layer = fv.layers.MoBA(dim=64, heads=4, block=16, top_k=3)
+    >>> layer = fv.layers.MoBA(dim=64, heads=4, block=16, top=3)
     >>> x = torch.randn(2, 100, 64)
     >>> sparse = layer(x)
     >>> layer.dense = True
@@ -69,7 +69,7 @@ class MoBA(nn.Module):
         dim: int,
         heads: int,
         block: int,
-        top_k: int,
+        top: int,
         *,
         kv_heads: int | None = None,
         dense: bool = False,
@@ -82,7 +82,7 @@ class MoBA(nn.Module):
             raise FoveateError(
                 f"kv_heads={kv_heads!r} was given; a divisor of heads={heads} was wanted."
             )
-        self.pattern: Pattern = Blocks(block, top_k)
+        self.pattern: Pattern = Blocks(block, top)
         self.dense = dense
         self.q = nn.Linear(dim, dim, bias=bias)
         self.kv = nn.Linear(dim, 2 * self.kv_heads * size, bias=bias)
