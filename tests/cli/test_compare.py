@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+import foveate as fv
 from foveate import tasks
 from foveate.cli import common
 from foveate.cli.compare import compare, sized
-from foveate.cli.expressions import known_methods, known_tasks, method, task
+from foveate.cli.expressions import (
+    known_methods,
+    known_patterns,
+    known_tasks,
+    method,
+    task,
+)
 from foveate.errors import FoveateError
 from foveate.evaluate import Table
 from foveate.find.scores import HeadScores, ModelId
@@ -89,6 +97,61 @@ def test_methods_are_understood() -> None:
     name, made = method(" both of them = Emphasize(evidence, 2) + Hide(decoy) + Hide(question)")
     assert name == "both of them" and len(made) == 3
     assert {"Emphasize", "PASTA", "Hide", "Ablate"} <= set(known_methods())
+
+
+def test_patterns_are_methods() -> None:
+    window = fv.SlidingWindow(64, sinks=4)
+    name, (one,) = method("SlidingWindow(64, sinks=4)")
+    assert name == "SlidingWindow(64, sinks=4)"
+    assert isinstance(one, fv.Select) and one.pattern == window
+    name, (one, two) = method("mended = SlidingWindow(64, sinks=4) + DeltaCorrection(64)")
+    assert name == "mended" and one.pattern == window and isinstance(two, fv.DeltaCorrection)
+    _, (one,) = method("Select(SlidingWindow(64, sinks=4), layers=[1, -1], phase=prefill)")
+    assert one.pattern == window and one.scope.phase == "prefill" and one.scope.layers is not None
+    assert {"SlidingWindow", "Strided", "HiP"} <= set(known_patterns())
+    assert "Pattern" not in known_patterns()
+
+
+def test_tuned_patterns_from_a_file(tmp_path: Path) -> None:
+    model = ModelId("m", "M", "0" * 16)
+    tuned = fv.Tuned([(fv.SlidingWindow(9), {0: [0]})], model, (2, 2))
+    path = tuned.save(tmp_path / "tuned-1.json")
+    for text in (f"Tuned({path})", f"Tuned( '{path}' )", f"mine = Tuned({path})"):
+        _, (one,) = method(text)
+        assert isinstance(one, fv.Tuned) and one.choices == tuned.choices
+    name, made = method(f"Tuned({path}) + DeltaCorrection(64)")
+    assert len(made) == 2 and name.startswith("Tuned(/")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("Tuned(none.json)", "no such file"),
+        ("Tuned([1])", "Tuned(tuned.json)"),
+        ("Tuned('a.json', phase=None)", "Tuned(tuned.json)"),
+        ("SlidingWindow(0)", "window"),
+        ("SlidingWindow(64, sink=4)", "takes window"),
+        ("Select(3)", "takes a pattern"),
+        ("Select(Hide(end))", "is no number"),
+        ("Select(SlidingWindow(os.system))", "is no number"),
+        ("Select(Causal() | Causal())", "is no number"),
+        ("Pattern()", "no method 'Pattern'"),
+    ],
+)
+def test_patterns_and_files_refused(text: str, sentence: str) -> None:
+    with pytest.raises(FoveateError, match=re.escape(sentence)):
+        method(text)
+
+
+def test_patterns_are_no_tasks() -> None:
+    for text in ("SlidingWindow(64)", "needle(SlidingWindow(64))", "Tuned(tuned.json)"):
+        with pytest.raises(FoveateError):
+            task(text)
+
+
+def test_a_pattern_in_a_table(run: Any) -> None:
+    result = run("--task", "ioi", "--n", "2", "--method", "SlidingWindow(3, sinks=1)")
+    assert result.exit_code == 0 and "SlidingWindow" in result.stdout
 
 
 def test_heads_from_a_file(tmp_path: Path) -> None:

@@ -136,3 +136,23 @@ def test_bad_files(llama: Any, tmp_path: Path, change: Any, words: str) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(fv.FoveateError, match=words):
         Tuned.load(path)
+
+
+def test_what_is_no_file_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(fv.FoveateError, match="no such file"):
+        Tuned.load(tmp_path / "none.json")
+    for content in (b"window 64", b"\xff\xfe", b""):
+        (tmp_path / "x.json").write_bytes(content)
+        with pytest.raises(fv.FoveateError, match="is not JSON"):
+            Tuned.load(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("given", ["tuned.json", Path("tuned.json")])
+def test_attached_by_its_file(llama: Any, given: Any) -> None:
+    with pytest.raises(fv.FoveateError, match=r'fv\.Tuned\.load\("tuned\.json"\)'):
+        fv.attach(llama, given)
+
+
+def test_attached_as_a_class(llama: Any) -> None:
+    with pytest.raises(fv.FoveateError, match=r'class Tuned; .*fv\.Tuned\.load\("…"\)'):
+        fv.attach(llama, fv.Tuned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -248,7 +249,13 @@ def _selected(method: Any, found: Sequence[Site], regions: Regions) -> list[Site
     """The sites a method acts on, after every check that can be made before the first forward."""
     name = getattr(method, "__name__", None)
     if isinstance(method, type):
-        raise FoveateError(f"attach was given the class {name}; give it an object: {name}(…).")
+        made = f'fv.{name}.load("…")' if hasattr(method, "load") else f"{name}(…)"
+        raise FoveateError(f"attach was given the class {name}; give it an object: {made}.")
+    if isinstance(method, str | PathLike):
+        raise FoveateError(
+            f"attach was given {str(method)!r}, which is no method; what foveate tune wrote is "
+            f'read by fv.Tuned.load("{method}").'
+        )
     if not callable(getattr(method, "rewrite", None)) or not hasattr(method, "scope"):
         raise FoveateError(
             f"attach was given {method!r}, which is no method: a method has a scope and "

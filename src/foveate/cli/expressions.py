@@ -1,8 +1,9 @@
 """Methods and tasks as they are written on a command line: names and literals, nothing is run.
 
 ``Emphasize(evidence, gain=5)`` is parsed, its name looked up among foveate's methods, and its
-arguments read as literals; a word without quotes is a text. Nothing else that Python knows is
-understood: no attribute, no operator, no call within a call.
+arguments read as literals; a word without quotes is a text. A pattern stands for ``Select`` of it,
+and may be an argument; ``Tuned(tuned.json)`` reads that file. Nothing else that Python knows is
+understood: no attribute, no operator, no other call within a call.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .. import decoding, methods, tasks
+from .. import decoding, methods, patterns, tasks
 from ..errors import FoveateError
 from ..find.scores import HeadScores
 
-__all__ = ["known_methods", "known_tasks", "method", "task"]
+__all__ = ["known_methods", "known_patterns", "known_tasks", "method", "task"]
 
+# a file's name without quotes, which Python's grammar has no place for
+_FILE = r"""((?:^|\+)\s*)Tuned\(\s*([^()\[\]'",=\n]+?)\s*\)"""
 _LONGEST = 2000  # characters; the parser of a longer one could be made to recurse too deeply
 
 
 def method(text: str) -> tuple[str, Any]:
     """``NAME = A(…) + B(…)``: a name, and a list of methods (or one object that generates).
 
-    Without a name the expression is its own name. Methods joined by ``+`` act together.
+    Without a name the expression is its own name. Methods joined by ``+`` act together. A pattern,
+    such as ``SlidingWindow(64, sinks=4)``, is a method here as in :func:`foveate.attach`.
 
     Raises
     ------
@@ -40,7 +44,10 @@ def method(text: str) -> tuple[str, Any]:
     named = re.match(r"\s*([^=()'\"]+?)\s*=\s*(?=\w+\s*\(|\w+\s*$)(.*)$", text, re.DOTALL)
     if named:
         name, body = named[1], named[2]
-    made = [_made(node, body, known_methods(), "method") for node in _terms(_parsed(body), body)]
+    body = re.sub(_FILE, lambda m: f"{m[1]}Tuned({m[2]!r})", body)
+    known = {**known_methods(), **known_patterns()}
+    terms = [_made(node, body, known, "method") for node in _terms(_parsed(body, text), text)]
+    made = [methods.Select(one) if isinstance(one, patterns.Pattern) else one for one in terms]
     whole = [one for one in made if not callable(getattr(one, "rewrite", None))]
     if whole and len(made) > 1:
         raise FoveateError(f"{text!r}: {whole[0]!r} does the whole asking and cannot be joined.")
@@ -95,6 +102,14 @@ def known_methods() -> dict[str, type]:
     return dict(sorted(found.items()))
 
 
+@cache
+def known_patterns() -> dict[str, type]:
+    """The public patterns, by name."""
+    public = ((name, getattr(patterns, name)) for name in patterns.__all__)
+    kinds = {n: k for n, k in public if isinstance(k, type) and issubclass(k, patterns.Pattern)}
+    return {name: kind for name, kind in kinds.items() if kind is not patterns.Pattern}
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).lower()
 
@@ -127,12 +142,25 @@ def _made(node: ast.expr, text: str, known: Mapping[str, type], what: str) -> An
         raise _refused(text, "a name, or a name with arguments in brackets, was wanted")
     if called.id not in known:
         raise FoveateError(f"There is no {what} {called.id!r}; there are {', '.join(known)}.")
-    values = [_literal(one, text) for one in positional]
+
+    def read(one: ast.expr) -> Any:
+        inner = isinstance(one, ast.Call) and isinstance(one.func, ast.Name) and one.func.id
+        if what == "method" and inner in known_patterns():
+            return _made(one, text, known_patterns(), "pattern")
+        return _literal(one, text)
+
+    values = [read(one) for one in positional]
     named = {}
     for one in keywords:
         if one.arg is None:
             raise _refused(text, "** is not understood")
-        named[one.arg] = _literal(one.value, text)
+        named[one.arg] = read(one.value)
+    if known[called.id] is methods.Tuned:
+        if len(values) != 1 or named or not isinstance(values[0], str):
+            raise FoveateError(
+                f"{text!r}: Tuned takes the file that foveate tune wrote: Tuned(tuned.json)."
+            )
+        return methods.Tuned.load(values[0])
     if isinstance(named.get("heads"), str):
         named["heads"] = _heads(named["heads"])
     kind = known[called.id]

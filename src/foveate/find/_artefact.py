@@ -42,10 +42,22 @@ def kept(path: str | Path, form: str, what: str) -> Iterator[dict[str, Any]]:
         If the file cannot be read, is of another format, or its data do not fit.
     """
     try:
-        data = json.loads(Path(path).expanduser().read_text("utf-8"))
+        data = _read(Path(path).expanduser())
         if not isinstance(data, dict) or data.pop("format", None) != form:
             raise ValueError(f"it is no {form!r}")
         yield data
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, FoveateError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise FoveateError(f"{what} cannot be read from {str(path)!r}: {why}.") from None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise FoveateError("no such file") from None
+    except UnicodeDecodeError:
+        raise FoveateError("it is not JSON (nor text in UTF-8)") from None
+    except json.JSONDecodeError as error:
+        where = f"{error.msg}, line {error.lineno}"
+        raise FoveateError(f"it is not JSON ({where})") from None
