@@ -41,11 +41,12 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         table = [
             row("dense", 4, density=1.0),
             row("window everywhere", 2),
-            row("by mass", 4 * holds),
+            row("by mass", 4 * holds, seconds=given["budget"] * 2),
         ]
         found = {
             "task": task.name, "tokens": 512, "budget": given["budget"], "keep": given["keep"],
             "plan": "by mass", "density": 0.25, "holds": holds, "tuning": table,
+            "times_dense": given["budget"] * 4,
             "reporting": table, "versions": {},
             "logp_gain_over": {"window everywhere": {"mean": 0.5, "low": 0.1, "high": 0.9}},
         }  # fmt: skip
@@ -86,6 +87,20 @@ def test_what_does_not_hold_is_not(run: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "tuned.json").exists()
 
 
+def test_the_verdict_says_what_time_it_takes(run: Any) -> None:
+    slow = " ".join(run("--budget", "0.5").stdout.split())
+    assert "2.00 × dense's time at this length" in slow
+    assert "It is not faster: 2.00 × dense's time" in slow and "Only 8 questions" in slow
+    quick = " ".join(run("--budget", "0.21").stdout.split())
+    assert "0.84 × dense's time at this length" in quick and "not faster" not in quick
+    assert "0.40 × dense's time" in " ".join(run("--budget", "0.1").stdout.split())
+
+
+def test_help_names_the_defaults(run: Any) -> None:
+    said = " ".join(run("--help").stdout.split())
+    assert said.count("the task's own") == 2
+
+
 def test_json(run: Any, tmp_path: Path) -> None:
     result = run("--json", "--out", "mine.json")
     found = json.loads(result.stdout)
@@ -121,6 +136,10 @@ def test_the_guides_commands_are_understood() -> None:
         (["--phase", "decode"], "it is prefill or both"),
         (["--out", "/no/such/folder/x.json"], "no such folder"),
         (["--task", "needles"], "There is no task"),
+        (["--task", "x.json"], "ends in .jsonl or .csv"),
+        (["--task", "a/questions.txt"], "ends in .jsonl or .csv"),
+        (["--task", "x.json"], "needle(length=2048, n=50)"),
+        (["--task", "needle(length=2 + 2)"], "needle(length=2048, n=50)"),
     ],
 )
 def test_refused(run: Any, arguments: list[str], words: str) -> None:

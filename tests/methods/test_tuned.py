@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 import families
 import foveate as fv
 from foveate import patterns as p
+from foveate.find.tuning.families import share
 from foveate.methods.tuned import Tuned
 
 NEAR, FAR = p.SlidingWindow(3, sinks=1), p.Strided(4, local=2)
@@ -156,3 +158,39 @@ def test_attached_by_its_file(llama: Any, given: Any) -> None:
 def test_attached_as_a_class(llama: Any) -> None:
     with pytest.raises(fv.FoveateError, match=r'class Tuned; .*fv\.Tuned\.load\("…"\)'):
         fv.attach(llama, fv.Tuned)
+
+
+def test_density_is_the_mean_over_layers_and_heads(llama: Any) -> None:
+    tuned = Tuned(CHOICES, llama, (2, 4))
+    for tokens in (1, 17, 200):
+        near, far = (share(one, tokens) for one in (NEAR, FAR))
+        assert tuned.density(tokens) == pytest.approx((6 * near + far + 1) / 8)
+    assert tuned.density(17) > tuned.density(200)
+    assert Tuned([], llama, (2, 4)).density(50) == 1
+    windows = p.MultiWindow([2, 4, 8, 16])
+    apart = Tuned([(windows, {0: [0, 1, 2, 3], 1: [1]})], llama, (2, 4))
+    each = [share(windows.on(0, head), 30) for head in range(4)]
+    assert apart.density(30) == pytest.approx((sum(each) + each[1] + 3) / 8)
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 2.5, True, "many"])
+def test_density_of_no_tokens(llama: Any, tokens: Any) -> None:
+    with pytest.raises(fv.FoveateError, match="from 1"):
+        Tuned(CHOICES, llama, (2, 4)).density(tokens)
+
+
+def test_a_longer_prompt_is_told_once(llama: Any) -> None:
+    tuned = Tuned(CHOICES, llama, (2, 4), found={"tokens": 10})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(llama, tuned, length=15)
+        run(llama, Tuned(CHOICES, llama, (2, 4)), length=40)  # not known at how many
+    with pytest.warns(UserWarning, match=r"tuned at 10 tokens .*has 17, .*density\(17\)") as told:
+        run(llama, tuned, length=17)
+        run(llama, tuned, length=18)
+    assert len(told) == 1
+
+
+def test_printed(llama: Any) -> None:
+    said = str(Tuned(CHOICES, llama, (2, 4)))
+    assert f"{NEAR!r}: 6 heads in 2 layers" in said and f"{FAR!r}: 1 heads in 1 layers" in said

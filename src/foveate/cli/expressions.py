@@ -26,6 +26,12 @@ __all__ = ["known_methods", "known_patterns", "known_tasks", "method", "task"]
 
 # a file's name without quotes, which Python's grammar has no place for
 _FILE = r"""((?:^|\+)\s*)Tuned\(\s*([^()\[\]'",=\n]+?)\s*\)"""
+_ENDINGS = (".jsonl", ".csv")
+_EXAMPLE = {
+    "method": "Emphasize(evidence, gain=5)",
+    "task": "needle(length=2048, n=50)",
+    "pattern": "SlidingWindow(64, sinks=4)",
+}
 _LONGEST = 2000  # characters; the parser of a longer one could be made to recurse too deeply
 
 
@@ -46,7 +52,9 @@ def method(text: str) -> tuple[str, Any]:
         name, body = named[1], named[2]
     body = re.sub(_FILE, lambda m: f"{m[1]}Tuned({m[2]!r})", body)
     known = {**known_methods(), **known_patterns()}
-    terms = [_made(node, body, known, "method") for node in _terms(_parsed(body, text), text)]
+    terms = [
+        _made(node, body, known, "method") for node in _terms(_parsed(body, text, "method"), text)
+    ]
     made = [methods.Select(one) if isinstance(one, patterns.Pattern) else one for one in terms]
     whole = [one for one in made if not callable(getattr(one, "rewrite", None))]
     if whole and len(made) > 1:
@@ -67,8 +75,13 @@ def task(text: str) -> Any:
     if Path(text).suffix.lower() in tasks.Questions.SUFFIXES:
         return tasks.Questions.load(text)
     head, paren, rest = text.strip().partition("(")
+    if not paren and re.search(r"[./\\]", head):
+        raise FoveateError(
+            f"{text!r} is no task: a file of questions ends in {' or '.join(_ENDINGS)}, a question "
+            f"a line; a task of foveate's is {_EXAMPLE['task']}, for example."
+        )
     body = _plain(head) + paren + rest
-    return _made(_parsed(body, text), text, known_tasks(), "task")
+    return _made(_parsed(body, text, "task"), text, known_tasks(), "task")
 
 
 _NOT_MADE = (tasks.Task, tasks.Questions)  # the base, and what comes from files
@@ -114,14 +127,13 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).lower()
 
 
-def _parsed(body: str, text: str | None = None) -> ast.expr:
-    text = body if text is None else text
+def _parsed(body: str, text: str, what: str) -> ast.expr:
     try:
         if len(body) > _LONGEST:
             raise ValueError("it is too long")
         return ast.parse(body.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise _refused(text, str(getattr(error, "msg", error))) from None
+        raise _refused(text, str(getattr(error, "msg", error)), what) from None
 
 
 def _terms(node: ast.expr, text: str) -> list[ast.expr]:
@@ -139,7 +151,7 @@ def _made(node: ast.expr, text: str, known: Mapping[str, type], what: str) -> An
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         called, positional, keywords = node.func, node.args, node.keywords
     else:
-        raise _refused(text, "a name, or a name with arguments in brackets, was wanted")
+        raise _refused(text, "a name, or a name with arguments in brackets, was wanted", what)
     if called.id not in known:
         raise FoveateError(f"There is no {what} {called.id!r}; there are {', '.join(known)}.")
 
@@ -147,13 +159,13 @@ def _made(node: ast.expr, text: str, known: Mapping[str, type], what: str) -> An
         inner = isinstance(one, ast.Call) and isinstance(one.func, ast.Name) and one.func.id
         if what == "method" and inner in known_patterns():
             return _made(one, text, known_patterns(), "pattern")
-        return _literal(one, text)
+        return _literal(one, text, what)
 
     values = [read(one) for one in positional]
     named = {}
     for one in keywords:
         if one.arg is None:
-            raise _refused(text, "** is not understood")
+            raise _refused(text, "** is not understood", what)
         named[one.arg] = read(one.value)
     if known[called.id] is methods.Tuned:
         if len(values) != 1 or named or not isinstance(values[0], str):
@@ -172,7 +184,7 @@ def _made(node: ast.expr, text: str, known: Mapping[str, type], what: str) -> An
     return kind(*values, **named)
 
 
-def _literal(node: ast.expr, text: str) -> Any:
+def _literal(node: ast.expr, text: str, what: str) -> Any:
     """A number, a text (a bare word is one), True, False, None; lists, tuples, dicts of them."""
     if isinstance(node, ast.Constant) and not isinstance(node.value, bytes | complex):
         if node.value is not Ellipsis:
@@ -180,17 +192,17 @@ def _literal(node: ast.expr, text: str) -> Any:
     elif isinstance(node, ast.Name):
         return node.id
     elif isinstance(node, ast.List):
-        return [_literal(one, text) for one in node.elts]
+        return [_literal(one, text, what) for one in node.elts]
     elif isinstance(node, ast.Tuple):
-        return tuple(_literal(one, text) for one in node.elts)
+        return tuple(_literal(one, text, what) for one in node.elts)
     elif isinstance(node, ast.Dict) and None not in node.keys:
-        keys = [_literal(one, text) for one in node.keys if one is not None]
-        return dict(zip(keys, [_literal(one, text) for one in node.values], strict=True))
+        keys = [_literal(one, text, what) for one in node.keys if one is not None]
+        return dict(zip(keys, [_literal(one, text, what) for one in node.values], strict=True))
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _literal(node.operand, text)
+        value = _literal(node.operand, text, what)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return -value
-    raise _refused(text, f"{ast.unparse(node)!r} is no number, text, list or dict")
+    raise _refused(text, f"{ast.unparse(node)!r} is no number, text, list or dict", what)
 
 
 def _heads(text: str) -> Any:
@@ -204,8 +216,8 @@ def _heads(text: str) -> Any:
     return HeadScores.load(path).top(int(count))
 
 
-def _refused(text: str, why: str) -> FoveateError:
+def _refused(text: str, why: str, what: str) -> FoveateError:
     return FoveateError(
-        f"{text!r} was not understood ({why}); something such as Emphasize(evidence, gain=5) was "
+        f"{text!r} was not understood ({why}); something such as {_EXAMPLE[what]} was "
         "wanted: a name, and numbers, texts, lists or dicts in brackets."
     )

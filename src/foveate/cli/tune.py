@@ -40,10 +40,19 @@ def tune(
         str, typer.Option("--phase", help="prefill (answers stay dense) or both.")
     ] = "prefill",
     n: Annotated[
-        int | None, typer.Option("--n", min=4, help="Items; half to tune, half to report.")
+        int | None,
+        typer.Option(
+            "--n",
+            min=4,
+            help="Items; half to tune, half to report.",
+            show_default="the task's own; all of a file",
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the task and the controls.")
+        int | None,
+        typer.Option(
+            "--seed", help="Of the task and the controls.", show_default="the task's own; 0"
+        ),
     ] = None,
     save: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="Where what holds is written.")
@@ -91,15 +100,20 @@ def _show(tuned: Tuned, written: str | None) -> None:
         low, high, mean = gain["low"], gain["high"], gain["mean"]
         out.print(f"[dim]log p over {name}: {mean:+.2f} (95 %: {low:+.2f} … {high:+.2f})[/]")
     right = {row["plan"]: row["right"] for row in found["reporting"]}
-    said = f"{right[found['plan']]} right of the {right['dense']} that dense attention answers"
+    said = (
+        f"{right[found['plan']]} right of the {right['dense']} that dense attention answers, in "
+        f"{found['times_dense']:.2f} × dense's time at this length"
+    )
     if written is None:
         out.print(
             f"\n[bold red]Nothing holds at this budget[/]: the best plan, {found['plan']}, gets "
             f"{said}; {found['keep']:.0%} were wanted. Nothing was written."
         )
-        return
-    out.print(f"\n[bold green]{found['plan']}[/] holds: {said}. Written to {written}:")
-    out.print(f'  with fv.attach(model, fv.Tuned.load("{written}")): …')
+    else:
+        out.print(f"\n[bold green]{found['plan']}[/] holds: {said}. Written to {written}:")
+        out.print(f'  with fv.attach(model, fv.Tuned.load("{written}")): …')
+    for remark in tuned.remarks:
+        out.print(f"[yellow]{remark}[/]")
 
 
 def _drawn(rows: list[dict[str, Any]], half: str, best: str) -> Table:

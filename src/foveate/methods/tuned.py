@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Tuned"]
 
 _FORMAT = "foveate tuned patterns, version 1"
+_LONGER = 1.5  # a prompt of so many times the tuned tokens is told
+_FEW = 16  # questions below which the figures are told to rest on few
 
 Choice = tuple[Pattern, Mapping[int, Sequence[int]]]
 
@@ -33,7 +36,9 @@ class Tuned(Method):
     """Which pattern each head of one model looks through; :func:`foveate.tune` finds it.
 
     Attach it like any method: ``fv.attach(model, fv.Tuned.load("tuned.json"))``. Heads that no
-    choice names see everything and run on the dense kernel.
+    choice names see everything and run on the dense kernel. The patterns hold absolute sizes: on a
+    prompt of more than one and a half times the tokens that they were tuned on it warns, once, for
+    they show a smaller share there (:meth:`density`). ``print(tuned)`` shows what was found.
 
     Parameters
     ----------
@@ -84,6 +89,7 @@ class Tuned(Method):
                 )
             taken |= here
         self._layers = dict(self._by_layer())
+        self._told = False
 
     def _by_layer(self) -> Iterator[tuple[int, Pattern]]:
         for layer in range(self.grid[0]):
@@ -104,7 +110,23 @@ class Tuned(Method):
     def rewrite(self, program: Program, site: Site, call: Call) -> Program:
         """The program with the layer's patterns; as it is where every head sees everything."""
         pattern = self._layers.get(site.layer)
-        return program if pattern is None else Select(pattern).rewrite(program, site, call)
+        if pattern is None:
+            return program
+        self._tell(call.shapes.Sk + call.kv_offset)
+        return Select(pattern).rewrite(program, site, call)
+
+    def _tell(self, tokens: int) -> None:
+        tuned = self.found.get("tokens")
+        if self._told or not tuned or tokens <= _LONGER * tuned:
+            return
+        self._told = True
+        warnings.warn(
+            f"These patterns were tuned at {tuned} tokens and keep their sizes; this prompt has "
+            f"{tokens}, of which they show a smaller share (tuned.density({tokens}) says which). "
+            "Whether the accuracy holds there was not asked: tune at the length that you use.",
+            UserWarning,
+            stacklevel=3,
+        )
 
     def hooks(self, model: nn.Module, here: Sequence[Site]) -> Iterator[Any]:
         """None; refuses a model that the patterns were not found in."""
@@ -135,6 +157,49 @@ class Tuned(Method):
     def holds(self) -> bool | None:
         """Whether the accuracy held on the reporting half; None if it was not asked."""
         return self.found.get("holds")
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to mind about what was found, a sentence each: no faster than dense; few asked."""
+        said, times = [], self.found.get("times_dense")
+        if times is not None and times >= 1:
+            said.append(
+                f"It is not faster: {times:.2f} × dense's time at this length. Leave it dense, or "
+                "tune at the longer prompts that you have."
+            )
+        asked = sum(
+            self.found[half][0]["n"] for half in ("tuning", "reporting") if self.found.get(half)
+        )
+        if 0 < asked < _FEW:
+            said.append(
+                f"Only {asked} questions were asked: the figures and the interval rest on few; "
+                f"take {_FEW} or more."
+            )
+        return said
+
+    def density(self, tokens: int) -> float:
+        """The share of the causal triangle of ``tokens`` that is seen, mean over layers and heads.
+
+        1 is dense attention. The sizes are absolute: the longer the prompt, the smaller the share.
+
+        Raises
+        ------
+        FoveateError
+            For a number of tokens that is no whole number from 1; patterns that look at the
+            content, which have no density before it is there.
+        """
+        from ..find.tuning.families import share  # it needs this module
+
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+            raise FoveateError(f"density({tokens!r}): a number of tokens, from 1, was wanted.")
+        seen = float(self.grid[0] * self.grid[1])
+        for pattern, where in self.choices:
+            heads = [head for some in where.values() for head in some]
+            if pattern.heads is None:
+                seen -= len(heads) * (1 - share(pattern, tokens))
+            else:
+                seen -= sum(1 - share(pattern.on(0, head), tokens) for head in heads)
+        return seen / (self.grid[0] * self.grid[1])
 
     def pattern_of(self, layer: int, head: int) -> Pattern | None:
         """What one head looks through; None: everything."""
@@ -182,3 +247,23 @@ class Tuned(Method):
         heads = sum(len(h) for _, where in self.choices for h in where.values())
         kinds = ", ".join(dict.fromkeys(repr(pattern) for pattern, _ in self.choices))
         return f"Tuned({kinds or 'dense'}; {heads} of {self.grid[0] * self.grid[1]} heads)"
+
+    def __str__(self) -> str:
+        found, lines = self.found, [f"{self!r} of {self.model.name}"]
+        if found.get("plan"):
+            verdict = "holds" if found.get("holds") else "does not hold"
+            lines[0] = (
+                f"{found['plan']} {verdict} on {found['task']}, {found['tokens']} tokens "
+                f"({self.model.name})"
+            )
+        if found.get("reporting"):
+            lines.append(f"  {'reporting half':34} density  right  log p  s/prompt")
+            lines += [
+                f"  {row['plan'][:34]:34} {row['density']:7.3f} {row['right']:3}/{row['n']:<3}"
+                f"{row['logp']:6.2f} {row['seconds']:9.2f}"
+                for row in found["reporting"]
+            ]
+        for pattern, where in self.choices:
+            heads = sum(map(len, where.values()))
+            lines.append(f"  {pattern!r}: {heads} heads in {len(where)} layers")
+        return "\n".join([*lines, *self.remarks])

@@ -159,7 +159,7 @@ def test_what_the_model_cannot_do_is_refused(llama: Any, items: list[Item]) -> N
         ({"keep": 0}, "keep=0"),
         ({"phase": "decode"}, "phase='decode'"),
         ({"families": {"hip": lambda n: p.HiP(k=2 * n)}}, "looks at the content"),
-        ({"budget": 0.01, "families": FEW}, "No family of patterns fits"),
+        ({"budget": 0.01, "families": FEW}, r"fits a budget of 0.01 at 40 tokens: .*smallest"),
     ],
 )
 def test_refused(llama: Any, items: list[Item], given: Any, words_: str) -> None:
@@ -170,3 +170,36 @@ def test_refused(llama: Any, items: list[Item], given: Any, words_: str) -> None
 def test_too_few_items(llama: Any, items: list[Item]) -> None:
     with pytest.raises(fv.FoveateError, match="at least four"):
         fv.tune(llama, words.tokenizer(), items[:3])
+
+
+def test_the_smallest_budget_that_is_named_fits(llama: Any, items: list[Item]) -> None:
+    with pytest.raises(fv.FoveateError, match="Take a budget of") as error:
+        fv.tune(llama, words.tokenizer(), items, budget=0.01, families=FEW)
+    least = float(str(error.value).split("Take a budget of ")[1].split()[0])
+    assert 0.01 < least < 0.2
+    assert search._options(FEW, least, 40)[2]
+    with pytest.raises(fv.FoveateError):
+        search._options(FEW, least - 0.002, 40)
+
+
+@pytest.mark.parametrize("task", ["needle", 5, ["a question"], None])
+def test_what_is_no_task(llama: Any, task: Any) -> None:
+    with pytest.raises(fv.FoveateError, match=r"was given; a task, such as fv\.tasks\.Needle"):
+        fv.tune(llama, words.tokenizer(), task)
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0.3, 3.0), (0.05, 0.5)])
+def test_the_time_beside_dense(
+    llama: Any, items: list[Item], monkeypatch: pytest.MonkeyPatch, seconds: float, times: float
+) -> None:
+    def judge(model: Any, tokenizer: Any, asked: Any, methods: Any = (), **_: Any) -> list[Judged]:
+        return [Judged(True, -1.0, seconds if methods else 0.1) for _ in asked]
+
+    monkeypatch.setattr(search, "judge", judge)
+    tuned = fv.tune(llama, words.tokenizer(), items, budget=0.5, families=FEW)
+    assert tuned.found["times_dense"] == times
+    assert any("not faster" in one for one in tuned.remarks) == (times > 1)
+    assert any("Only 8 questions" in one for one in tuned.remarks)
+    said = str(tuned)
+    assert tuned.found["plan"] in said and "holds" in said and "dense" in said
+    assert ("not faster: 3.00 ×" in said) == (times > 1)

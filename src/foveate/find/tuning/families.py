@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import ceil
 from typing import Any
 
 import torch
@@ -71,10 +72,12 @@ def fitted(
     if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not 0 < wanted <= 1:
         raise FoveateError(f"A density of {wanted!r} was asked for; 0 < density <= 1 was wanted.")
     low, high = 1, tokens
-    if density(make(low), tokens) > wanted:
+    least = density(make(low), tokens)
+    if least > wanted:
         raise FoveateError(
-            f"{make(low)!r} shows more than {wanted:.3g} of {tokens} tokens: a larger density, or "
-            "longer texts, were wanted."
+            f"{make(low)!r}, the smallest of its kind, shows {least:.3g} of the pairs of {tokens} "
+            f"tokens, more than the {wanted:.3g} asked for: a density of "
+            f"{ceil(least * 1000) / 1000:g}, or longer texts, were wanted."
         )
     while low < high:
         middle = (low + high + 1) // 2

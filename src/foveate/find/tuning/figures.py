@@ -13,7 +13,7 @@ from ...methods.tuned import Tuned
 from ...statistics import paired_bootstrap
 from .judge import Judged
 
-__all__ = ["Plan", "gain", "rows", "score"]
+__all__ = ["Plan", "gain", "rows", "score", "times"]
 
 
 @dataclass(frozen=True)
@@ -52,3 +52,9 @@ def gain(a: Sequence[Judged], b: Sequence[Judged]) -> dict[str, float]:
     low, high = paired_bootstrap([one.logp for one in b], [one.logp for one in a])
     mean = sum(x.logp - y.logp for x, y in zip(a, b, strict=True)) / len(a)
     return {"mean": round(mean, 4), "low": round(low, 4), "high": round(high, 4)}
+
+
+def times(table: Sequence[Mapping[str, Any]], plan: str) -> float:
+    """A plan's seconds a prefill as a multiple of dense attention's, in one half's rows."""
+    seconds = {row["plan"]: row["seconds"] for row in table}
+    return round(seconds[plan] / max(seconds["dense"], 1e-4), 3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from math import ceil
+from operator import itemgetter
 from statistics import median
 from textwrap import shorten
 from typing import Any
@@ -19,7 +21,7 @@ from .._losses import grid
 from .._model import ModelId, versions
 from ..heads import find_heads
 from .families import FAMILIES, Make, fitted, share
-from .figures import Plan, gain, rows, score
+from .figures import Plan, gain, rows, score, times
 from .judge import Judged, judge
 from .masses import retained
 from .plans import by_mass, choices, protect, shuffled, spent
@@ -76,13 +78,15 @@ def tune(
     -------
     Tuned
         Ready to attach, with figures in ``.found``; ``.holds`` says whether the accuracy held.
-        Where it did not, attaching it is possible and not advised.
+        Where it did not, attaching it is possible and not advised. ``found["times_dense"]`` is the
+        prefill's time as a multiple of dense attention's, and ``.remarks`` says if it is no faster.
 
     Raises
     ------
     FoveateError
-        For a budget that is no share; fewer than four items; a task of which the model itself does
-        not answer half (nothing could be held); no family that fits the budget.
+        For what is no task and no items; a budget that is no share; fewer than four items; a task
+        of which the model itself does not answer half (nothing could be held); no family that fits
+        the budget.
 
     Notes
     -----
@@ -105,7 +109,7 @@ def tune(
         raise FoveateError(f'phase={phase!r} was given; it is "prefill", or None for both.')
     if budget == 1:
         raise FoveateError("budget=1 is dense attention: nothing is to be found.")
-    items = task.items(tokenizer) if isinstance(task, Task) else list(task)
+    items = _items(task, tokenizer)
     if len(items) < 4:
         raise FoveateError(
             f"{len(items)} items were given; at least four were wanted, half to report on."
@@ -170,6 +174,7 @@ def tune(
         "plan": best.name,
         "density": round(best.density, 4),
         "holds": base > 0 and right >= keep * base,
+        "times_dense": times(figures["reporting"], best.name),
         **figures,
         "logp_gain_over": against,
         "versions": versions(),
@@ -201,8 +206,37 @@ def _options(
             if one not in patterns:
                 patterns.append(one)
     if not everywhere:
-        raise FoveateError(f"No family of patterns fits a budget of {budget:g}: {why}")
+        raise FoveateError(
+            f"No family of patterns fits a budget of {budget:g} at {tokens} tokens: "
+            f"{_least(families, tokens) or why}"
+        )
     return patterns, [share(one, tokens) for one in patterns], everywhere
+
+
+def _items(task: Any, tokenizer: Any) -> list[Item]:
+    if isinstance(task, Task):
+        return task.items(tokenizer)
+    items = list(task) if isinstance(task, Iterable) and not isinstance(task, str) else None
+    if items is None or not all(isinstance(one, Item) for one in items):
+        raise FoveateError(
+            f"task={task!r:.60} was given; a task, such as fv.tasks.Needle(length=1024, n=16) or "
+            'fv.tasks.Questions.load("mine.jsonl"), or a list of items was wanted.'
+        )
+    return items
+
+
+def _least(families: Mapping[str, Make], tokens: int) -> str:
+    """The smallest budget that a family fits, in words."""
+    try:
+        least, pattern = min(
+            ((share(m(1), tokens), m(1)) for m in families.values()), key=itemgetter(0)
+        )
+    except FoveateError:
+        return ""
+    return (
+        f"the smallest pattern, {pattern!r}, shows {least:.3g} of the pairs. Take a budget of "
+        f"{ceil(least * 1000) / 1000:g} or more, or longer texts."
+    )
 
 
 def _plan(
