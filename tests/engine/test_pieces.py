@@ -21,7 +21,7 @@ class Nearest(Routed):
     def __init__(self, size: int = 32, top: int = 2, units: bool = True) -> None:
         self.size, self.top, self.units = size, top, units
 
-    def route(self, q: Any, k: Any, **call: Any) -> Selection:
+    def choose(self, q: Any, k: Any, **call: Any) -> Selection:
         (_, h, sq, _), sk = q.shape, k.shape[2]
         n, size, offset = -(-sk // self.size), self.size, call["q_offset"]
         keys = k.repeat_interleave(h // k.shape[1], 1)
@@ -49,7 +49,7 @@ class Nearest(Routed):
 class ByBlock(Routed):
     """The queries that chose a block are its rows: a query stands in several pieces, or in none."""
 
-    def route(self, q: Any, k: Any, **call: Any) -> Selection:
+    def choose(self, q: Any, k: Any, **call: Any) -> Selection:
         (b, h, sq, _), sk = q.shape, k.shape[2]
         chosen = torch.rand(b, h, 5, sq, generator=torch.Generator().manual_seed(0)) < 0.4
         rows = torch.where(chosen, torch.arange(sq), -1).sort(-1, descending=True).values
@@ -86,6 +86,17 @@ def test_pieces_are_their_mask(pattern: Any, causal: bool, Sq: int) -> None:
     assert torch.allclose(got.lse.double(), want_lse, atol=1e-5)
     tiles = fv.attention(q, k, v, pattern=pattern, causal=causal, scale=0.25, backend="reference")
     assert torch.allclose(tiles.out.double(), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_flex_looks_the_tiles_up(causal: bool) -> None:
+    q, k, v = tensors()
+    for pattern in (Nearest(), ByBlock(), Nearest() | SlidingWindow(20)):
+        call: Any = {"pattern": pattern, "causal": causal}
+        with torch.no_grad():
+            got = fv.attention(q, k, v, **call, backend="flex")
+        want = fv.attention(q, k, v, **call, backend="reference")
+        assert torch.allclose(got.out.double(), want.out.double(), atol=1e-5)
 
 
 def test_a_routed_pattern_runs_on_flash_kernels_and_says_so() -> None:
@@ -154,7 +165,7 @@ class Given(Routed):
     def __init__(self, *pieces: Pieces) -> None:
         self.pieces = pieces
 
-    def route(self, q: Any, k: Any, **call: Any) -> Selection:
+    def choose(self, q: Any, k: Any, **call: Any) -> Selection:
         where = {"causal": call["causal"], "q_offset": call["q_offset"]}
         return Selection(self.pieces, q.shape[2], k.shape[2], **where)
 

@@ -121,6 +121,11 @@ def test_a_grid_of_fewer_tokens_than_the_call_is_refused() -> None:
     with pytest.raises(fv.FoveateError, match="16 tokens and the call 24"):
         with fv.attach(model, Neighborhood((4, 4), 3)):
             model(input_ids=IDS)
+    with pytest.warns(UserWarning, match="lies on a grid and .* causal decoder") as found:
+        with fv.attach(model, Neighborhood((5, 5), 3)):
+            model(input_ids=IDS)
+            model(input_ids=IDS[:, :5])
+    assert len(found) == 1
     q = torch.randn(1, 2, 24, 8)
     with pytest.raises(fv.FoveateError, match="16 tokens and the call 24"):
         fv.attention(q, q, q, pattern=Neighborhood((4, 4), 3))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import foveate as fv
+from foveate.methods.sparse import DeltaCorrection
 from foveate.patterns import (
     Causal,
     CrossShaped,
@@ -65,7 +66,7 @@ GRID = (8, 8)
         (lambda: CrossShaped(GRID, 3, heads=2), "does not divide"),
         (lambda: CrossShaped(GRID, 2, heads=0), "heads=0"),
         (lambda: SlidingWindow(4) & None, "pattern & a NoneType.*combine with patterns"),
-        (lambda: Causal() | SlidingWindow, "pattern | a type"),
+        (lambda: Causal() | SlidingWindow, r"class SlidingWindow .*object: SlidingWindow\(…\)"),
         (lambda: MultiWindow([1, 2]) | CrossShaped(GRID, 2, heads=4), "2 and 4 heads"),
     ],
 )
@@ -146,5 +147,49 @@ def test_what_goes_by_content_has_no_mask() -> None:
     assert "64 queries × 64 keys" in chosen.plot().svg
     with pytest.raises(fv.FoveateError, match="chosen for a call of 64 × 64"):
         chosen.plot(32)
-    with pytest.raises(fv.FoveateError, match="no function of single pairs"):
-        chosen.mask_mod()
+    for ask in (chosen.mask_mod, chosen.block_mask, (chosen & Causal()).mask_mod):
+        with pytest.raises(fv.FoveateError, match=r"patterns that do not convert.*\.matrix\(\)"):
+            ask(*(() if "mask_mod" in repr(ask) else (64,)))
+
+
+def test_what_was_chosen_is_not_asked_for_its_sizes() -> None:
+    q = torch.randn(1, 2, 64, 8)
+    late = MoBA(16, 2).route(q[:, :, 40:], q, causal=True)  # the last query on the last key
+    assert late.q_offset == 40 and torch.equal(late.mask(), late.matrix())
+    written = MoBA(16, 2).route(q[:, :, 40:], q, causal=True, q_offset=40, scale=8**-0.5)
+    assert torch.equal(late.mask(), written.mask())
+    assert late.blocks(8).shape == (1, 2, 3, 8)
+    assert not MoBA(16, 2).route(q, q).causal
+    combined = (MoBA(16, 2) & SlidingWindow(4)).route(q, q, causal=True)
+    assert combined.tile(torch.arange(64), torch.arange(64)).shape == (1, 2, 64, 64)
+    assert SlidingWindow(4).route(q, q) == SlidingWindow(4)
+    with pytest.raises(fv.FoveateError, match="no other size"):
+        late.blocks(8, 64)
+
+
+def test_a_class_and_what_goes_elsewhere() -> None:
+    q = torch.randn(1, 2, 64, 8)
+    wrong: Any = fv.attention
+    for make, sentence in (
+        (
+            lambda: wrong(q, q, q, pattern=SlidingWindow),
+            r"the class SlidingWindow was.*Window\(…\)",
+        ),
+        (lambda: fv.Select(SlidingWindow), r"the class SlidingWindow was.*SlidingWindow\(…\)"),
+        (lambda: wrong(q, q, q, pattern=DeltaCorrection(64)), r"goes into operators="),
+        (lambda: wrong(q, q, q, operators=[SlidingWindow(4)]), r"goes into pattern="),
+        (lambda: wrong(q, q, q, operators=[DeltaCorrection]), r"the class DeltaCorr.*ion\(…\)"),
+        (lambda: wrong(q, q, q, pattern=torch.ones(64, 64)), "mask goes into bias="),
+    ):
+        with pytest.raises(fv.FoveateError, match=sentence):
+            make()
+
+
+def test_a_call_of_fewer_tokens_than_the_grid() -> None:
+    q = torch.randn(1, 2, 60, 8)
+    for pattern in (Neighborhood(GRID, 3), Windows(GRID, 4) & SlidingWindow(9, causal=False)):
+        with pytest.raises(fv.FoveateError, match="has 64 tokens and the call 60"):
+            fv.attention(q, q, q, pattern=pattern)
+        fv.attention(q, q, q, pattern=pattern, causal=True)  # as in generation
+        fv.attention(q[:, :, :20], q, q, pattern=pattern)  # some queries
+    fv.attention(q, q, q, pattern=Neighborhood(GRID, 3, causal=True))

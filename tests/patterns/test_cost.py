@@ -125,9 +125,27 @@ def test_more_threads_share_the_work() -> None:
 )
 def test_it_reads_as_a_sentence(pattern: Pattern) -> None:
     text = str(pattern.cost(1024, heads=9, threads=2))
-    assert text.startswith(f"{pattern!r}: 1,024 tokens, 9 heads of 64, causal, float32, 2 threads")
-    assert "default constants; foveate.patterns.calibrate()" in text
-    assert "million pairs a head" in text and "dense:" in text
+    causal = "" if isinstance(pattern, Windows) else "causal, "  # a grid's calls are not
+    assert text.startswith(f"{pattern!r}: 1,024 tokens, 9 heads of 64, {causal}float32, 2 threads")
+    assert "dense, attention alone" in text and "default constants: ± 50 %" in text
+    assert "foveate.patterns.calibrate() first where it is near 1" in text
+    assert ("million pairs a head" in text and "faster" in text) or "as fast" in text
+
+
+def test_calls_are_causal_where_the_pattern_is() -> None:
+    grid = Neighborhood((8, 8), 3)
+    assert not grid.cost(64).causal and not (grid & SlidingWindow(9)).cost(64).causal
+    assert not SlidingWindow(8, causal=False).cost(64).causal
+    assert SlidingWindow(8).cost(64).causal and MoBA(16, 2).cost(64).causal
+    assert grid.cost(64, causal=True).causal
+
+
+def test_what_was_chosen_knows_its_sizes() -> None:
+    q = torch.randn(1, 3, 64, 8)
+    for causal in (True, False):
+        chosen = MoBA(16, 2).route(q[:, :, 16:], q, causal=causal)
+        cost = chosen.cost()
+        assert (cost.Sq, cost.Sk, cost.heads, cost.causal) == (48, 64, 3, causal)
 
 
 def test_a_calibration_is_kept_for_its_machine(_folder: Path, monkeypatch: Any) -> None:

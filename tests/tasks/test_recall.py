@@ -139,6 +139,8 @@ class _Near:
         (lambda: MatchingShapes(shapes=5, kinds=4), "kinds=4"),
         (lambda: TinyModel(7, 8, []), "no attention"),
         (lambda: fit(nn.Identity(), CopyTokens(), steps=0), "steps=0"),
+        (lambda: fit(nn.Identity(), fv.tasks.Needle, steps=1), "class Needle .*batches of tokens"),
+        (lambda: accuracy(nn.Identity(), object()), "object was given.*batches of tokens"),
     ],
 )
 def test_bad_input(make: Callable[[], Any], words: str) -> None:

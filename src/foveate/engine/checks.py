@@ -197,11 +197,15 @@ def program(p: Program, shapes: Shapes) -> None:
             f"q_offset must be a whole number (the key index of query 0); {p.q_offset!r} was given."
         )
     if p.pattern is not None:
-        _pattern(p.pattern, h, h.Sk - h.Sq if p.q_offset is None else int(p.q_offset))
+        # A dense mask may be a causal one with padding.
+        causal = p.causal or p.bias is not None
+        _pattern(p.pattern, h, h.Sk - h.Sq if p.q_offset is None else int(p.q_offset), causal)
     for operator in p.operators:
         if isinstance(operator, type) or not isinstance(operator, Operator):
+            hint = " A pattern goes into pattern=." if hasattr(operator, "key_range") else ""
             raise FoveateError(
-                f"operators must be objects with run(program, q, k, v); {operator!r} was given."
+                f"operators must be objects with run(program, q, k, v); {_named(operator)} was "
+                f"given.{hint or _made(operator)}"
             )
     for name, t, wanted, meaning in (
         ("key_bias", p.key_bias, (h.B, h.Hq, h.Sk), "[B, Hq, Sk]"),
@@ -298,12 +302,26 @@ def something_visible(lse: Tensor) -> None:
         )
 
 
-def _pattern(pattern: Any, h: Shapes, q_offset: int) -> None:
+def _named(given: Any) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+
+
+def _made(given: Any) -> str:
+    return f" Give it an object: {given.__name__}(…)." if isinstance(given, type) else ""
+
+
+def _pattern(pattern: Any, h: Shapes, q_offset: int, causal: bool) -> None:
     if isinstance(pattern, type) or not isinstance(pattern, Pattern):
-        what = pattern.__name__ if isinstance(pattern, type) else type(pattern).__name__
+        what = type(pattern).__name__
+        if isinstance(pattern, Tensor):
+            hint = " A bool mask goes into bias=."
+        elif hasattr(pattern, "run"):
+            what, hint = _named(pattern), f" An operator goes into operators=[…].{_made(pattern)}"
+        else:
+            what = _named(pattern) if isinstance(pattern, type) else what
+            hint = _made(pattern)
         raise FoveateError(
-            f"pattern must be a Pattern object (with tile and key_range); {what} was given. A bool "
-            "mask goes into bias=."
+            f"pattern must be a Pattern object (with tile and key_range); {what} was given.{hint}"
         )
     told = getattr(pattern, "heads", None)
     if told not in (None, h.Hq):
@@ -311,7 +329,7 @@ def _pattern(pattern: Any, h: Shapes, q_offset: int) -> None:
             f"{pattern!r} tells {told} heads apart and the call has {h.Hq}: give it as many."
         )
     if (fits := getattr(pattern, "fits", None)) is not None:
-        fits(h.Sq, h.Sk, q_offset)
+        fits(h.Sq, h.Sk, q_offset, causal)
     i, j = (torch.arange(n, device=h.home) for n in (min(h.Sq, 2), min(h.Sk, 3)))
     if getattr(pattern, "routed", False):
         return  # known once the queries and keys are there

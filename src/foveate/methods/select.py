@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +49,17 @@ class Select(Method):
 
     def __init__(self, pattern: Pattern, **scope: Any) -> None:
         if not isinstance(pattern, Pattern):
+            given, hint = type(pattern).__name__, ""
+            if isinstance(pattern, type):
+                given = f"the class {pattern.__name__}"
+                hint = f" Give it an object: {pattern.__name__}(…)."
             raise FoveateError(
-                f"Select takes a pattern, such as fv.SlidingWindow(256, sinks=4); "
-                f"{type(pattern).__name__} was given."
+                f"Select takes a pattern, such as fv.SlidingWindow(256, sinks=4); {given} was "
+                f"given.{hint}"
             )
         super().__init__(**scope)
         self.pattern = pattern
+        self._warned = False
 
     def alike(self, site: Site) -> object:
         """Sites with the same heads in scope are rewritten alike."""
@@ -72,12 +78,26 @@ class Select(Method):
         by = _origin(program, call)
         if isinstance(by, Tensor) or by:
             pattern = pattern.moved(by)
-        pattern.fits(call.shapes.Sq, call.shapes.Sk, call.q_offset - call.kv_offset)
+        causal = program.causal or program.bias is not None or site.kind == "decoder"
+        pattern.fits(call.shapes.Sq, call.shapes.Sk, call.q_offset - call.kv_offset, causal)
+        self._warn(site)
         own = program.pattern
         if own is None:
             return program.evolve(pattern=pattern)
         both = own & pattern if isinstance(own, Pattern) else Both(own, pattern)
         return program.evolve(pattern=both)
+
+    def _warn(self, site: Site) -> None:
+        """Once, of a grid on a stack that writes text."""
+        grids = [p for p in self.pattern.parts() if hasattr(p, "grid")]
+        plain = [p for p in grids if not any(getattr(p, "causal", ()))]
+        if plain and site.kind == "decoder" and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{plain[0]!r} lies on a grid and {site.name} is of a causal decoder: its tokens "
+                "are taken for the grid's, row by row, and each sees only those before it.",
+                stacklevel=2,
+            )
 
     def _given(self) -> list[str]:
         return [repr(self.pattern)]

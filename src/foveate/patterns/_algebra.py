@@ -234,9 +234,9 @@ class Moved(Pattern):
         of = self.of.on(item, head)
         return Moved(of, by) if by and not isinstance(of, Everything) else of
 
-    def fits(self, queries: int, keys: int, q_offset: int) -> None:
+    def fits(self, queries: int, keys: int, q_offset: int, causal: bool = True) -> None:
         by = self.by if isinstance(self.by, int) else int(self.by.max())
-        self.of.fits(queries, keys + by, q_offset + by)
+        self.of.fits(queries, keys + by, q_offset + by, causal)
 
     def _rows(self) -> Tensor | int:
         return self.by if isinstance(self.by, int) else self.by[:, None, None, None]

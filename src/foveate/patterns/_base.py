@@ -75,18 +75,24 @@ class Pattern:
         return Moved(self, by)
 
     def route(
-        self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
-        visible: Tensor | None = None,
+        self, q: Tensor, k: Tensor, *, causal: bool = False, q_offset: int | None = None,
+        scale: float | None = None, visible: Tensor | None = None,
     ) -> Pattern:  # fmt: skip
         """The pattern of one call: itself, where it does not look at the content."""
         return self
 
-    def fits(self, queries: int, keys: int, q_offset: int) -> None:
+    def parts(self) -> list[Pattern]:
+        """What it is combined of; itself where it is one."""
+        of = [getattr(self, name, None) for name in ("left", "right", "of")]
+        found = [one for part in of if isinstance(part, Pattern) for one in part.parts()]
+        return found or [self]
+
+    def fits(self, queries: int, keys: int, q_offset: int, causal: bool = True) -> None:
         """Raise a FoveateError where a call of these sizes has no meaning under the pattern."""
         for name in ("left", "right", "of"):  # what it is combined of
             part = getattr(self, name, None)
             if isinstance(part, Pattern):
-                part.fits(queries, keys, q_offset)
+                part.fits(queries, keys, q_offset, causal)
 
     def _sizes(self, Sq: Any, Sk: Any, q_offset: Any) -> tuple[int, int, int]:
         found = sizes(Sq, Sk, q_offset)
@@ -146,11 +152,12 @@ class Pattern:
         return seen / (Sq * Sk * (self.heads or 1))
 
     def blocks(
-        self, size: int, Sq: int, Sk: int | None = None, q_offset: int | None = None
+        self, size: int, Sq: int | None = None, Sk: int | None = None, q_offset: int | None = None
     ) -> Tensor:
         """Blocks of ``size × size`` pairs: 0 nothing is seen, 1 a part, 2 everything.
 
         int8 ``[ceil(Sq / size), ceil(Sk / size)]``, with the heads in front where they differ.
+        ``Sq`` may be left out of what :meth:`route` chose, which has one size.
         """
         Sq, Sk, offset = self._sizes(Sq, Sk, q_offset)
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
@@ -236,7 +243,7 @@ class Pattern:
 
     def cost(
         self,
-        Sq: int,
+        Sq: int | None = None,
         Sk: int | None = None,
         q_offset: int | None = None,
         *,
@@ -244,7 +251,7 @@ class Pattern:
         kv_heads: int | None = None,
         head_dim: int = 64,
         dtype: torch.dtype = torch.float32,
-        causal: bool = True,
+        causal: bool | None = None,
         threads: int | None = None,
         machine: Machine | None = None,
     ) -> Cost:
@@ -253,11 +260,13 @@ class Pattern:
         Parameters
         ----------
         Sq, Sk, q_offset : int
-            As in :meth:`mask`.
+            As in :meth:`mask`. ``Sq`` may be left out of what :meth:`route` chose.
         heads, kv_heads, head_dim : int
             Default: the heads that the pattern tells apart, or 8; as many keys; 64 features.
-        causal : bool
-            Whether the call is causal: dense attention is then the triangle.
+        causal : bool, optional
+            Whether the call is causal: dense attention is then the triangle. Default: False for
+            patterns on a grid and those made with ``causal=False``, as its call for what
+            :meth:`route` chose, else True.
         threads : int, optional
             Default: as many as torch uses.
         machine : Machine, optional
@@ -340,9 +349,12 @@ def several(who: str, name: str, given: Any, wanted: str) -> tuple[int, ...]:
 
 def _pattern(other: object, operator: str) -> Pattern:
     if not isinstance(other, Pattern):
+        given, hint = f"a {type(other).__name__}", ""
+        if isinstance(other, type):
+            given, hint = f"the class {other.__name__}", f" Give an object: {other.__name__}(…)."
         raise FoveateError(
-            f"A pattern {operator} a {type(other).__name__} was given; patterns combine with "
-            "patterns: fv.SlidingWindow(256) | fv.patterns.Dilated(64, 16)."
+            f"A pattern {operator} {given} was given; patterns combine with "
+            f"patterns: fv.SlidingWindow(256) | fv.patterns.Dilated(64, 16).{hint}"
         )
     return other
 

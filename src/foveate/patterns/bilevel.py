@@ -86,7 +86,7 @@ class BiLevel(Routed):
         tokens = torch.arange(math.prod(self.grid)).view(shape).permute(axes)
         return tokens.reshape(math.prod(self.regions), -1)
 
-    def route(
+    def choose(
         self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
         visible: Tensor | None = None,
     ) -> Selection:  # fmt: skip

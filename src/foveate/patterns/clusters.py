@@ -77,7 +77,7 @@ class Clusters(Routed):
         if self.window is not None:
             whole("Clusters", "window", self.window)
 
-    def route(
+    def choose(
         self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
         visible: Tensor | None = None,
     ) -> Selection:  # fmt: skip

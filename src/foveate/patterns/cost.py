@@ -89,18 +89,19 @@ class Cost:
         often = sorted(self.parts.items(), key=lambda part: -part[1])
         parts = ", ".join(f"{name} {_time(taken)}" for name, taken in often if taken)
         known = (
-            "constants measured on this machine"
+            "predicted, from constants measured on this machine"
             if m.measured
-            else "default constants; foveate.patterns.calibrate() measures this machine's"
+            else "predicted from default constants: ± 50 %; foveate.patterns.calibrate() first "
+            "where it is near 1"
         )
         return (
             f"{self.pattern!r}: {size} tokens, {self.heads} heads of {self.head_dim}, {kind}\n"
-            f"  {_time(self.seconds)} against {_time(self.dense_seconds)} dense: "
+            f"  {_time(self.seconds)} against {_time(self.dense_seconds)} dense, attention alone: "
             f"{self.speedup:.2g} × {'faster' if self.speedup >= 1 else 'as fast'}\n"
             f"  {self.pairs / 1e6:.3g} of {self.dense_pairs / 1e6:.3g} million pairs a head are "
             f"computed ({self.share:.1%}), by {self.by}\n"
             f"  {parts}\n"
-            f"  predicted, from {known}"
+            f"  {known}"
         )
 
 
@@ -117,7 +118,12 @@ def cost(
 ) -> Cost:  # fmt: skip
     """See :meth:`Pattern.cost`."""
     from ._base import whole
+    from .routed import Selection
 
+    if isinstance(pattern, Selection) and heads is None:
+        heads = max((p.rows.shape[1] for p in pattern.pieces), default=1)
+        heads = max([heads, *(p.keys.shape[1] for p in pattern.pieces)])
+        heads = heads if heads > 1 else None  # one choice may serve any number
     heads = pattern.heads or 8 if heads is None else whole("cost", "heads", heads)
     head_dim = whole("cost", "head_dim", head_dim)
     kv_heads = heads if kv_heads is None else whole("cost", "kv_heads", kv_heads)
@@ -131,6 +137,7 @@ def cost(
         )
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise FoveateError(f"cost(dtype={dtype!r}): a floating-point torch.dtype was wanted.")
+    causal = _causal(pattern) if causal is None else causal
     if not isinstance(causal, bool):
         raise FoveateError(f"cost(causal={causal!r}): True or False was wanted.")
     if on is not None and not isinstance(on, Machine):
@@ -153,6 +160,12 @@ def cost(
         pattern, Sq, Sk, heads, head_dim, causal, sum(count.parts.values()), dense_seconds,
         pairs, dense_pairs, dict(count.parts), by, with_,
     )  # fmt: skip
+
+
+def _causal(pattern: Pattern) -> bool:
+    """Whether a pattern's calls are causal: not on a grid, nor where it says otherwise."""
+    parts = pattern.parts()
+    return not any(hasattr(p, "grid") or getattr(p, "causal", True) is False for p in parts)
 
 
 def _dense(m: Machine, s: Shapes, causal: bool, q_offset: int) -> tuple[int, float]:

@@ -134,7 +134,7 @@ class DHSA(Routed):
         return chunk_edges(scores, max(1, Sk // self.chunk), self.apart)
 
     @torch.no_grad()
-    def route(
+    def choose(
         self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
         visible: Tensor | None = None,
     ) -> Selection:  # fmt: skip

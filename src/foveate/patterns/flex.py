@@ -20,15 +20,26 @@ if TYPE_CHECKING:
 __all__ = ["block_mask", "mask_mod"]
 
 
+def _of_positions(pattern: Pattern) -> None:
+    for part in pattern.parts():
+        if part.routed or hasattr(part, "selected"):  # chosen by content, or still to choose
+            raise FoveateError(
+                f"{part!r} looks at the content, and only patterns that do not convert to "
+                "FlexAttention. route(q, k) chooses for one call; .matrix() of what was chosen is "
+                "a dense mask."
+            )
+
+
 def mask_mod(pattern: Pattern, q_offset: int = 0) -> Callable[..., Tensor]:
     """A pattern as the function ``(batch, head, q_idx, kv_idx) -> bool`` of FlexAttention."""
     if not isinstance(q_offset, int) or isinstance(q_offset, bool):
         raise FoveateError(
             f"mask_mod(q_offset={q_offset!r}): the key index of query 0 was wanted, a whole number."
         )
+    _of_positions(pattern)
     zero = torch.zeros((), dtype=torch.int64)
     try:
-        pattern.visible(zero, zero, zero, zero)  # what goes by content says so here, not compiled
+        pattern.visible(zero, zero, zero, zero)  # what has none says so here, not compiled
     except NotImplementedError as error:
         raise FoveateError(
             f"{pattern!r} has no function of single pairs; block_mask(Sq, Sk) looks its tiles up."
@@ -48,6 +59,7 @@ def block_mask(pattern: Pattern, Sq: int, Sk: int, q_offset: int, device: Any) -
         raise FoveateError(
             f"block_mask(device={device!r}): a device was wanted, such as 'cpu' or 'cuda'."
         ) from error
+    _of_positions(pattern)
     heads = pattern.heads or 1
     shapes = Shapes(1, heads, heads, Sq, Sk, 64, 64, torch.float32, where)
     program = Program(pattern=pattern, q_offset=q_offset)

@@ -46,10 +46,15 @@ class _OnGrid(Pattern):
         """How many tokens the grid has."""
         return math.prod(self.grid)
 
-    def fits(self, queries: int, keys: int, q_offset: int) -> None:
-        """Raise where a call holds more than the grid (one that holds a part of it is fine)."""
+    def fits(self, queries: int, keys: int, q_offset: int, causal: bool = True) -> None:
+        """Raise where a call holds more than the grid, or, not causal, fewer tokens of its own.
+
+        A causal call of fewer holds the grid's first tokens, as in generation; so does any call
+        under a pattern that is causal along an axis, and one of few queries on many keys.
+        """
         most = max(keys, queries + q_offset)
-        if most > self.tokens:
+        whole_call = queries == keys and not causal and not any(getattr(self, "causal", ()))
+        if most > self.tokens or (whole_call and most < self.tokens):
             raise FoveateError(
                 f"{type(self).__name__}: a grid of {' × '.join(map(str, self.grid))} has "
                 f"{self.tokens} tokens and the call {most}; give the grid of the call's tokens "

@@ -110,7 +110,7 @@ class HiP(Routed):
                 )
 
     @torch.no_grad()
-    def route(
+    def choose(
         self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
         visible: Tensor | None = None,
     ) -> Selection:  # fmt: skip

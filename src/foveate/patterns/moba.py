@@ -71,7 +71,7 @@ class MoBA(Routed):
         whole("MoBA", "block", self.block)
         whole("MoBA", "top", self.top)
 
-    def route(
+    def choose(
         self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
         visible: Tensor | None = None,
     ) -> Selection:  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ _HELD = 4_000_000  # pairs of a call up to which its matrix is kept
 
 
 class Routed(Pattern):
-    """The base of patterns that look at a call's queries and keys: a subclass says :meth:`route`.
+    """The base of patterns that look at a call's queries and keys: a subclass says :meth:`choose`.
 
     ``fv.attention(pattern=...)`` and ``fv.attach`` take it like any other. Combined by ``&``, ``|``
     or ``~``, or given some heads only, it runs on tiles of scores: right, and no faster than dense.
@@ -25,11 +26,18 @@ class Routed(Pattern):
 
     routed = True
 
-    def route(
+    def choose(
         self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
         visible: Tensor | None = None,
-    ) -> Pattern:  # fmt: skip
-        """Who sees whom in this call.
+    ) -> Selection:  # fmt: skip
+        """What a subclass says: :meth:`route` with nothing left out."""
+        raise NotImplementedError
+
+    def route(
+        self, q: Tensor, k: Tensor, *, causal: bool = False, q_offset: int | None = None,
+        scale: float | None = None, visible: Tensor | None = None,
+    ) -> Selection:  # fmt: skip
+        """Who sees whom in this call; what is left out is as in ``fv.attention``.
 
         Parameters
         ----------
@@ -37,12 +45,16 @@ class Routed(Pattern):
             ``[B, Hq, Sq, D]`` and ``[B, Hkv, Sk, D]``, behind the rotary embedding and the cache.
         causal : bool
             Query ``i`` sees key ``j`` only if ``j <= i + q_offset``.
-        scale : float
-            What multiplies ``q · k``.
+        q_offset : int, optional
+            The key index of query 0; default ``Sk - Sq`` (last query on last key).
+        scale : float, optional
+            What multiplies ``q · k``; default ``D ** -0.5``.
         visible : Tensor, optional
             Bool ``[B, Sk]``: the keys that are real, where some are not (padding).
         """
-        raise NotImplementedError
+        q_offset = k.shape[2] - q.shape[2] if q_offset is None else q_offset
+        scale = q.shape[3] ** -0.5 if scale is None else scale
+        return self.choose(q, k, causal=causal, q_offset=q_offset, scale=scale, visible=visible)
 
     def moved(self, by: int | Tensor) -> Pattern:
         """Itself: it goes by content, and is told which keys are real."""
@@ -93,16 +105,30 @@ class Selection(Pattern):
                 count += int(((r >= 0).sum(1) * there.sum(1)).sum())
         return count
 
+    def _sizes(self, Sq: Any, Sk: Any, q_offset: Any) -> tuple[int, int, int]:
+        own = self.Sq, self.Sk, self.q_offset
+        for name, given, wanted in zip(
+            ("Sq", "Sk", "q_offset"), (Sq, Sk, q_offset), own, strict=True
+        ):
+            if given is not None and (isinstance(given, bool) or given != wanted):
+                raise FoveateError(
+                    f"{name}={given!r} was given; this was chosen for a call of {self.Sq} × "
+                    f"{self.Sk} at {self.q_offset} and has no other size: leave it out."
+                )
+        return own
+
+    def mask(
+        self, Sq: int | None = None, Sk: int | None = None, q_offset: int | None = None
+    ) -> Tensor:
+        """:meth:`matrix`: the sizes are the call's."""
+        self._sizes(Sq, Sk, q_offset)
+        return self.matrix()
+
     def density(
         self, Sq: int | None = None, Sk: int | None = None, q_offset: int | None = None
     ) -> float:
         """The share of the call's pairs that is seen, over its heads and batch items."""
-        for name, given, own in (("Sq", Sq, self.Sq), ("Sk", Sk, self.Sk)):
-            if given not in (None, own):
-                raise FoveateError(
-                    f"{name}={given} was given; this was chosen for a call of {self.Sq} × "
-                    f"{self.Sk} and has no other size."
-                )
+        self._sizes(Sq, Sk, q_offset)
         seen = 0.0
         for piece in self.pieces:  # one that is not told apart counts for every head
             told = torch.broadcast_shapes(piece.rows.shape[:2], piece.keys.shape[:2])

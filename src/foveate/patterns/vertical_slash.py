@@ -85,7 +85,7 @@ class VerticalSlash(Routed):
                 )
 
     @torch.no_grad()
-    def route(
+    def choose(
         self, q: Tensor, k: Tensor, *, causal: bool, q_offset: int, scale: float,
         visible: Tensor | None = None,
     ) -> Selection:  # fmt: skip

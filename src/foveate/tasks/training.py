@@ -61,10 +61,12 @@ def fit(
     Raises
     ------
     FoveateError
-        Fewer than one step, or a loss that is no number any more.
+        Fewer than one step, a task that draws no batches of tokens, or a loss that is no number
+        any more.
     """
     if not isinstance(steps, int) or steps < 1:
         raise FoveateError(f"fit(steps={steps!r}): a whole number of at least 1 was wanted.")
+    _trainable("fit", task)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     warm = max(1, steps // 10)
@@ -91,11 +93,22 @@ def fit(
     return Fit(losses, time.perf_counter() - begun)
 
 
+def _trainable(who: str, task: object) -> None:
+    if isinstance(task, type) or not callable(getattr(task, "batch", None)):
+        given = f"the class {task.__name__}" if isinstance(task, type) else type(task).__name__
+        raise FoveateError(
+            f"{who}: {given} was given as the task; an object that draws batches of tokens "
+            "(batch(n, generator)) was wanted, such as fv.tasks.MQAR(…). Tasks of text are for "
+            "models that know language already."
+        )
+
+
 @torch.no_grad()
 def accuracy(
     model: nn.Module, task: Trainable, *, n: int = 128, seed: int = 1, batch: int = 32
 ) -> list[float]:
     """The share of right answers in each of ``n`` new items."""
+    _trainable("accuracy", task)
     generator = torch.Generator().manual_seed(seed)
     training = model.training
     model.eval()

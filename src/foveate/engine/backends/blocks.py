@@ -161,13 +161,25 @@ def _strips(pattern: Pattern, q_offset: int, shapes: Shapes) -> Iterator[tuple[i
         yield row, first, _tiled(seen)[:, :, 0].transpose(2, 3)
 
 
+def _by_pair(pattern: Pattern, shapes: Shapes) -> Callable[..., Tensor] | None:
+    """A pattern's function of single pairs; None where it has tiles only, as what content chose."""
+    own: Callable[..., Tensor] | None = getattr(pattern, "visible", None)
+    if own is not None:
+        zero = torch.zeros((), dtype=torch.int64, device=shapes.home)
+        try:
+            own(zero, zero, zero, zero)
+        except NotImplementedError:
+            return None
+    return own
+
+
 def _pattern(pattern: Pattern, q_offset: int, shapes: Shapes) -> Mask:
     """A pattern's blocks, and its pairs: by its own function, else from its tiles, stored.
 
     Only blocks visible in part are stored; all others share a block of True or of False.
     """
     m, n = _counts(shapes)
-    own = getattr(pattern, "visible", None)
+    own = _by_pair(pattern, shapes)
     device = shapes.home
     slots, store, stored = None, [], 2
     some = whole = torch.zeros(1, 1, m, n, dtype=torch.bool, device=device)
