@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import families
 import foveate as fv
-from foveate.cli import common, tune
+from foveate.cli import common, expressions, tune
 from foveate.patterns import SlidingWindow
 
 
@@ -127,7 +127,10 @@ def test_the_guides_commands_are_understood() -> None:
     assert len(lines) >= 2
     for name, *arguments in lines:
         command = get_command(app).commands[name]  # type: ignore[attr-defined]
-        assert command.make_context(name, arguments).params
+        given = command.make_context(name, arguments).params
+        assert given
+        for one in given.get("method_") or ():
+            assert "Tuned(tuned.json)" in one or expressions.method(one)[1]
 
 
 @pytest.mark.parametrize(
