@@ -163,6 +163,8 @@ def test_what_was_chosen_is_not_asked_for_its_sizes() -> None:
     combined = (MoBA(16, 2) & SlidingWindow(4)).route(q, q, causal=True)
     assert combined.tile(torch.arange(64), torch.arange(64)).shape == (1, 2, 64, 64)
     assert SlidingWindow(4).route(q, q) == SlidingWindow(4)
+    with pytest.raises(fv.FoveateError, match=r"q_offset=0\.5.*whole number"):
+        MoBA(16, 2).route(q, q, q_offset=0.5)  # type: ignore[arg-type]
     with pytest.raises(fv.FoveateError, match="no other size"):
         late.blocks(8, 64)
 

@@ -195,7 +195,11 @@ class Pattern:
         return mask_mod(self, q_offset)
 
     def block_mask(
-        self, Sq: int, Sk: int | None = None, q_offset: int | None = None, device: Any = "cpu"
+        self,
+        Sq: int | None = None,
+        Sk: int | None = None,
+        q_offset: int | None = None,
+        device: Any = "cpu",
     ) -> Any:
         """The pattern as torch's ``BlockMask`` of blocks of 128 × 128, for ``flex_attention``.
 

@@ -50,15 +50,16 @@ class _OnGrid(Pattern):
         """Raise where a call holds more than the grid, or, not causal, fewer tokens of its own.
 
         A causal call of fewer holds the grid's first tokens, as in generation; so does any call
-        under a pattern that is causal along an axis, and one of few queries on many keys.
+        under a pattern that is causal along an axis, and one of one query, or of fewer queries than keys.
         """
         most = max(keys, queries + q_offset)
-        whole_call = queries == keys and not causal and not any(getattr(self, "causal", ()))
+        whole_call = 1 < queries == keys and not causal and not any(getattr(self, "causal", ()))
         if most > self.tokens or (whole_call and most < self.tokens):
             raise FoveateError(
                 f"{type(self).__name__}: a grid of {' × '.join(map(str, self.grid))} has "
                 f"{self.tokens} tokens and the call {most}; give the grid of the call's tokens "
-                "(without class tokens or padding)."
+                "(without class tokens or padding)"
+                + (", or causal=True where they are its first." if most < self.tokens else ".")
             )
 
     def coordinates(self, position: Tensor) -> list[Tensor]:

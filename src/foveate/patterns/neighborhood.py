@@ -51,8 +51,9 @@ class Neighborhood(_OnGrid):
     Raises
     ------
     FoveateError
-        What does not fit the grid. A call with more tokens than the grid has is refused too; one
-        with fewer holds the grid's first tokens, as in generation, and sees no others.
+        What does not fit the grid. A call with more tokens than the grid has is refused too, and
+        one of fewer that neither it nor the pattern makes causal; a causal one of fewer holds the
+        grid's first tokens, as in generation, and sees no others.
 
     References
     ----------

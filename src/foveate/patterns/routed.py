@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine.backends.pieces import Pieces, Selected
 from ..errors import FoveateError
-from ._base import Pattern
+from ._base import Pattern, sizes
 
 __all__ = ["Pieces", "Routed", "Selection"]
 
@@ -52,7 +52,7 @@ class Routed(Pattern):
         visible : Tensor, optional
             Bool ``[B, Sk]``: the keys that are real, where some are not (padding).
         """
-        q_offset = k.shape[2] - q.shape[2] if q_offset is None else q_offset
+        q_offset = sizes(q.shape[2], k.shape[2], q_offset)[2]
         scale = q.shape[3] ** -0.5 if scale is None else scale
         return self.choose(q, k, causal=causal, q_offset=q_offset, scale=scale, visible=visible)
 
