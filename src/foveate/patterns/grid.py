@@ -50,7 +50,8 @@ class _OnGrid(Pattern):
         """Raise where a call holds more than the grid, or, not causal, fewer tokens of its own.
 
         A causal call of fewer holds the grid's first tokens, as in generation; so does any call
-        under a pattern that is causal along an axis, and one of one query, or of fewer queries than keys.
+        under a pattern that is causal along an axis, one of one query, or of fewer queries than
+        keys.
         """
         most = max(keys, queries + q_offset)
         whole_call = 1 < queries == keys and not causal and not any(getattr(self, "causal", ()))
