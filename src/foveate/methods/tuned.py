@@ -257,9 +257,9 @@ class Tuned(Method):
                 f"({self.model.name})"
             )
         if found.get("reporting"):
-            lines.append(f"  {'reporting half':34} density  right  log p  s/prompt")
+            lines.append(f"  {'reporting half':40} density  right  log p  s/prompt")
             lines += [
-                f"  {row['plan'][:34]:34} {row['density']:7.3f} {row['right']:3}/{row['n']:<3}"
+                f"  {row['plan'][:40]:40} {row['density']:7.3f} {row['right']:3}/{row['n']:<3}"
                 f"{row['logp']:6.2f} {row['seconds']:9.2f}"
                 for row in found["reporting"]
             ]
