@@ -17,7 +17,7 @@ from .flash import flash
 
 INF = float("inf")
 
-CHUNK = 4_000_000  # numbers gathered at once: they are read again while the cache holds them
+CHUNK = 1_000_000  # numbers gathered at once: they are read again while the cache holds them
 HELD = 32_000_000  # numbers of partial outputs held before they are merged
 
 
@@ -115,7 +115,8 @@ def _heads(
     for piece in selected.pieces:
         rows, keys = _pick(piece.rows, b, h), _pick(piece.keys, b, h)
         chunks = _chunks(selected, piece, rows, keys, b, h, q, k, v, key_mask, scale)
-        out, lse = _together(chunks, rows.numel(), q)
+        learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+        out, lse = _together(chunks, rows.numel(), q, learns)
         slots = _in_order(rows, Sq)
         if slots is None:
             given = piece.slots
@@ -125,10 +126,10 @@ def _heads(
 
 
 def _together(
-    chunks: Iterator[tuple[Tensor, Tensor]], size: int, q: Tensor
+    chunks: Iterator[tuple[Tensor, Tensor]], size: int, q: Tensor, learns: bool
 ) -> tuple[Tensor, Tensor]:
     """All chunks' ``out [size, E]`` and ``lse [size]``."""
-    if torch.is_grad_enabled():
+    if learns:
         done = list(chunks)
         return torch.cat([o for o, _ in done]), torch.cat([one for _, one in done])
     # Kept one by one, small results between freed gathers cut the heap into pieces: gigabytes.
