@@ -107,15 +107,18 @@ def test_the_page_says_what_the_cells_say() -> None:
         "1024/0/dense/1": cell(3, 2.0, 4.0),
         "1024/1/dense/1": cell(1, 2.5, 4.0, threads=1),
         "1024/0/HiP/0.25": cell(2, 2.25, 2.0),
-        "1024/1/HiP/0.25": cell(1, 2.5, 9.0, threads=1),  # one thread: no time
+        "1024/1/HiP/0.25": cell(1, 2.5, 9.0, threads=1),
         "1024/2/HiP/0.25": cell(4, 2.5, 9.0),  # dense was not asked: no row
         "1024/0/DHSA/0.25": {"passed over": "too small"},
     }
-    text = sparse_quality.page(kept, harness.machine())
+    times = {"1024": {"ratio": {"HiP/0.25": 0.5, "MoBA/0.5": 0.25}}}
+    text = sparse_quality.page(kept, harness.machine(), times)
     assert "| dense | 1 | 50 % (22–78) | 50 % (22–78) | +0.000 | 1.00 |" in text
     assert "| HiP | 1/4 | 38 % (14–69) | 38 % (14–69) | +0.125 | 0.50 |" in text
     assert "| DHSA" not in text and "2,048" not in text
-    tokens, points = sparse_quality.points({**kept, "1024/0/MoBA/0.5": cell(2, 2.0, 1.0)})
+    assert "+0.125 |  |" in sparse_quality.page(kept, harness.machine(), {})  # no times taken
+    more = {**kept, "1024/0/MoBA/0.5": cell(2, 2.0, 1.0)}
+    tokens, points = sparse_quality.points(more, times)
     assert tokens == 1024 and ("HiP", 0.25, 0.5, 0.375) in points
     picture = ElementTree.fromstring(svg(points, "a & b"))
     assert sum(1 for one in picture.iter() if one.tag.endswith("circle")) == 6
