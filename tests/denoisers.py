@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -42,7 +43,7 @@ IMAGE = {"unet": 64, "sd3": 16, "flux": 16, "wan": 32}
 
 def denoiser(name: str, **options: Any) -> Any:
     """A fresh denoiser in evaluation mode, its weights spread so that attention is not uniform."""
-    import diffusers
+    diffusers = pytest.importorskip("diffusers")
 
     architecture, own = DENOISERS[name]
     torch.manual_seed(0)
