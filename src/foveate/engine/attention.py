@@ -98,7 +98,7 @@ def attention(
         region, rows renormalised. Where regions overlap gains multiply. As :class:`Gain` objects
         they may be row-adaptive.
     operators : iterable of Operator
-        What computes the call, the outermost last, such as ``DeltaCorrection(64)``.
+        What computes the call, the outermost last: an estimate, or a correction of sparse rows.
         Measures are then those that are linear in the probabilities.
     measures : iterable of Read
         See :mod:`foveate.engine.measures` for the keys and shapes.

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..adapters.sites import sites
 from ..load import home
 
-__all__ = ["ModelId", "versions"]
+__all__ = ["ModelId", "grid_of", "versions"]
 
 _SAMPLES = 16  # numbers looked at of each weight
 
@@ -67,3 +68,9 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "unknown"
     return found
+
+
+def grid_of(model: nn.Module, stack: str) -> tuple[int, int | None]:
+    """How many layers a stack of a live model has, and how many heads each."""
+    here = [site for site in sites(model) if site.stack == stack]
+    return len(here), next((site.heads for site in here), None)

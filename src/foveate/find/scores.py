@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import display
-from ..adapters.sites import sites
 from ..errors import FoveateError
 from ._artefact import keep, kept
-from ._model import ModelId
+from ._model import ModelId, grid_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,8 +167,7 @@ class HeadScores:
 
         A model of the same size but other weights (a fine-tune) passes; :meth:`same` tells.
         """
-        here = [site for site in sites(model) if site.stack == self.stack]
-        grid = (len(here), next((site.heads for site in here), None))
+        grid = grid_of(model, self.stack)
         if grid != (self.layers, self.heads):
             raise FoveateError(
                 f"These {self.kind} scores are of {self.model.name}, {self.layers} layers of "

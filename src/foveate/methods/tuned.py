@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..adapters.sites import Site, sites
+from ..adapters.sites import Site
 from ..engine.program import Program
 from ..errors import FoveateError
 from ..find._artefact import keep, kept
-from ..find._model import ModelId
+from ..find._model import ModelId, grid_of
 from ..patterns import Pattern
 from ..patterns._algebra import OnHeads
 from ..patterns.written import read_pattern, write_pattern
@@ -138,8 +138,7 @@ class Tuned(Method):
 
         :meth:`same` tells whether they do.
         """
-        here = [site for site in sites(model) if site.stack == "decoder"]
-        grid = (len(here), next((site.heads for site in here), None))
+        grid = grid_of(model, "decoder")
         if type(model).__name__ != self.model.architecture or grid != self.grid:
             raise FoveateError(
                 f"These patterns were tuned for {self.model.name}, a {self.model.architecture} of "

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from ...layers.routing import RoutingAttention
 from ...layers.tiny import TinyModel
+from ...statistics import paired_bootstrap
 from ...tasks.training import accuracy, fit
+from ._trial import Trial
 
-__all__ = ["Arm", "Outcome", "compare", "entering", "flops"]
+__all__ = ["Arm", "Outcome", "against_windows", "compare", "entering", "flops"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,29 @@ def compare(
         shares = accuracy(net, task, n=items, seed=seed + 2)
         found[name] = Outcome(shares, mine, seconds, cost, net)
     return found
+
+
+def against_windows(
+    found: Mapping[str, Outcome],
+    routed: str,
+    windows: str,
+    seed: int,
+    details: Mapping[str, Any],
+) -> Trial:
+    """Accuracy of the arm ``routed`` against ``windows``; both arguments say what they see."""
+    dense, chosen, near = (found[name].accuracy for name in ("dense", "routed", "windows"))
+    return Trial(
+        baseline=(f"accuracy, {windows}", near),
+        method=(f"accuracy, {routed}", chosen),
+        better="higher",
+        seeds=(seed, seed + 1, seed + 2),
+        details={
+            "items": len(chosen),
+            "trained": {name: outcome.figures() for name, outcome in found.items()},
+            "routed minus dense, interval": paired_bootstrap(dense, chosen),
+            **details,
+        },
+    )
 
 
 @torch.no_grad()

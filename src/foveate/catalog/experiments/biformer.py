@@ -19,9 +19,8 @@ from ...layers.biformer import BiLevelRouting
 from ...layers.tiny import TinyModel
 from ...patterns.bilevel import BiLevel
 from ...patterns.grid import Windows
-from ...statistics import paired_bootstrap
 from ...tasks.recall import MatchingShapes
-from ._trained import Arm, compare, entering
+from ._trained import Arm, against_windows, compare, entering
 from ._trial import Trial
 
 TASK = MatchingShapes(side=8, cell=2, shapes=8, kinds=8, colours=4)
@@ -60,18 +59,14 @@ def run(progress: Callable[[str], None]) -> Trial:
         grid=GRID,
         progress=progress,
     )
-    dense, routed, windows = (found[name] for name in ("dense", "routed", "windows"))
-    return Trial(
-        baseline=(f"accuracy, windows of {WINDOW} × {WINDOW}", windows.accuracy),
-        method=(f"accuracy, {TOP} of {REGIONS**2} regions of 2 × 2", routed.accuracy),
-        better="higher",
-        seeds=(SEED, SEED + 1, SEED + 2),
-        details={
-            "items": ITEMS,
-            "trained": {name: outcome.figures() for name, outcome in found.items()},
-            "routed minus dense, interval": paired_bootstrap(dense.accuracy, routed.accuracy),
+    return against_windows(
+        found,
+        f"{TOP} of {REGIONS**2} regions of 2 × 2",
+        f"windows of {WINDOW} × {WINDOW}",
+        SEED,
+        {
             "share of tokens seen": TOP / REGIONS**2,
-            "the match among the chosen regions": round(chosen(routed.model), 4),
+            "the match among the chosen regions": round(chosen(found["routed"].model), 4),
             "the same by chance": TOP / REGIONS**2,
             "guessing": TASK.chance,
         },

@@ -22,9 +22,8 @@ from ...layers.routing import RoutingAttention
 from ...layers.tiny import TinyModel
 from ...patterns.clusters import members, on_sphere
 from ...patterns.sequence import SlidingWindow
-from ...statistics import paired_bootstrap
 from ...tasks.recall import GroupRecall
-from ._trained import Arm, compare, entering
+from ._trained import Arm, against_windows, compare, entering
 from ._trial import Trial
 
 TASK = GroupRecall(length=128, groups=16, values=4)
@@ -70,17 +69,13 @@ def run(progress: Callable[[str], None]) -> Trial:
         seed=SEED,
         progress=progress,
     )
-    dense, routed, windows = (found[name] for name in ("dense", "routed", "windows"))
-    return Trial(
-        baseline=(f"accuracy, windows of {WINDOW} keys", windows.accuracy),
-        method=(f"accuracy, {CLUSTERS} clusters of {WINDOW} tokens", routed.accuracy),
-        better="higher",
-        seeds=(SEED, SEED + 1, SEED + 2),
-        details={
-            "items": ITEMS,
-            "trained": {name: outcome.figures() for name, outcome in found.items()},
-            "routed minus dense, interval": paired_bootstrap(dense.accuracy, routed.accuracy),
-            "attention kept by clusters": kept(routed.model),
+    return against_windows(
+        found,
+        f"{CLUSTERS} clusters of {WINDOW} tokens",
+        f"windows of {WINDOW} keys",
+        SEED,
+        {
+            "attention kept by clusters": kept(found["routed"].model),
             "guessing": TASK.chance,
         },
     )
