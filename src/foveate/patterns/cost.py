@@ -2,7 +2,8 @@
 
 A pattern's cut (or, where content chooses, its pieces) says how many blocks of which size there
 are, what is copied to gather them, which of them have a mask and what is merged; the constants of a
-:class:`~foveate.patterns.machine.Machine` turn that into seconds. Nothing is run.
+:class:`~foveate.patterns.machine.Machine` turn that into seconds. Nothing is run but the choice
+of patterns that go by content, which is timed.
 """
 
 from __future__ import annotations

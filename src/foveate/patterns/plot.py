@@ -122,15 +122,9 @@ def plot(
 
 
 # -- what there is to draw -------------------------------------------------------------------------
-def _parts(pattern: Any) -> list[Any]:
-    """A pattern and what it was combined of."""
-    inner = [getattr(pattern, name, None) for name in ("left", "right", "of")]
-    return [pattern, *(p for one in inner if is_dataclass(one) for p in _parts(one))]
-
-
-def grid_of(pattern: Any) -> tuple[int, ...] | None:
+def grid_of(pattern: Pattern) -> tuple[int, ...] | None:
     """The grid that a pattern lies on, where it has one."""
-    for part in _parts(pattern):
+    for part in pattern.parts():
         grid = getattr(part, "grid", None)
         if isinstance(grid, tuple) and grid:
             return grid
@@ -143,7 +137,8 @@ def size_of(pattern: Pattern) -> int:
     Four times its largest number, and more for as long as that makes it sparser.
     """
     numbers = [16]
-    for part in _parts(pattern):
+    parts: list[Any] = [*pattern.parts()]
+    for part in parts:
         for field in fields(part) if is_dataclass(part) else ():
             value = getattr(part, field.name)
             if field.name == "lengths":
