@@ -106,6 +106,9 @@ class Finalist:
     policy : Policy
     expression : str
         The policy as one writes it on a command line.
+    base_right : int or None
+        The baseline's right answers on the same items; the finalist's are these, more by
+        ``mended``, fewer by ``broken``.
     """
 
     name: str
@@ -120,6 +123,7 @@ class Finalist:
     controls: dict[str, Any]
     policy: Policy
     expression: str
+    base_right: int | None = None
 
 
 @dataclass(frozen=True)
@@ -154,13 +158,23 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Example:
-    """An item before and after, with what its last token looked at.
+    """An item before and after, with what was looked at where the two replies part.
 
     Attributes
     ----------
+    tokens : list of str
+        The prompt and, behind it, the ``said`` tokens that both replies begin with.
     before_weights, after_weights : list of float
-        By token of ``tokens``: the share of attention of the prompt's last token, mean over layers
-        and heads.
+        By token: the share of attention of the last of them, which chooses the first word that
+        differs; mean over layers and heads. Each sums to 1. The first token is the sink. Empty
+        where it could not be measured.
+    after_tokens : list of str
+        The same of the prompt as the policy writes it; empty where that is ``tokens``.
+    evidence, after_evidence : list of int
+        The tokens that hold the evidence, or the answer's words where no evidence was given.
+    raised : list of int
+        The tokens of the regions that the policy speaks of, in what it writes.
+    said : int
     """
 
     id: str
@@ -174,6 +188,11 @@ class Example:
     tokens: list[str]
     before_weights: list[float]
     after_weights: list[float]
+    after_tokens: list[str] = field(default_factory=list)
+    evidence: list[int] = field(default_factory=list)
+    after_evidence: list[int] = field(default_factory=list)
+    raised: list[int] = field(default_factory=list)
+    said: int = 0
 
 
 @dataclass(frozen=True, repr=False)
