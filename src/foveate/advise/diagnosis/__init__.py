@@ -1,0 +1,5 @@
+"""Where a model looks when it fails and when it does not, and whether that matters."""
+
+from .result import Diagnosis, ItemDiagnosis, Row
+
+__all__ = ["Diagnosis", "ItemDiagnosis", "Row"]
