@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 from ..errors import FoveateError
@@ -149,14 +150,14 @@ def likeness(question: str, pieces: Sequence[str]) -> list[float]:
     bags = [Counter(_words(piece)) for piece in pieces]
     wanted = sorted(set(_words(question)))
     n, mean = len(bags), sum(sum(bag.values()) for bag in bags) / max(len(bags), 1)
+    have = {word: sum(word in bag for bag in bags) for word in wanted}
     scores = []
     for bag in bags:
         long = 1.2 * (0.25 + 0.75 * sum(bag.values()) / max(mean, 1))
         score = 0.0
         for word in wanted:
             if bag[word]:
-                have = sum(word in other for other in bags)
-                rare = math.log1p((n - have + 0.5) / (have + 0.5))
+                rare = math.log1p((n - have[word] + 0.5) / (have[word] + 0.5))
                 score += rare * bag[word] * 2.2 / (bag[word] + long)
         scores.append(score)
     return scores
@@ -256,7 +257,7 @@ def _listed(item: Item, text: str, context: Span) -> list[Span]:
             return []
         found.append(span)
     found.sort()
-    apart = all(one[1] <= two[0] for one, two in zip(found, found[1:], strict=False))
+    apart = all(one[1] <= two[0] for one, two in pairwise(found))
     return found if apart else []
 
 

@@ -26,7 +26,7 @@ QUOTE = (
 Piece = Span | str
 Needs = Literal["passages", "context", "instruction"]
 _GAP = "\n\n"
-_ANSWER = re.compile(r"\banswer\b[\s*_”\"]*:[\s*_]*", re.IGNORECASE)
+_ANSWER = re.compile(r"\banswer\b[\s*_]*:[\s*_”\"]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Rewrite:
         return _rebuilt(parts, pieces)
 
     def reply(self, text: str) -> str:
-        """What counts of a reply: all of it, if the rewrite asked for nothing besides the answer."""
+        """What counts of a reply: all, where nothing besides the answer was asked for."""
         return self._reply(text) if self._reply else text
 
     def fits(self, item: Item) -> bool:
