@@ -55,9 +55,20 @@ def write(
         item=item,
         stack=stack,
     )
+    return save(render(data), path)
+
+
+def save(page: str, path: str | os.PathLike[str]) -> Path:
+    """Write a page; the path is returned.
+
+    Raises
+    ------
+    FoveateError
+        If the file cannot be written.
+    """
     path = Path(path).expanduser()
     try:
-        path.write_text(render(data), encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise FoveateError(
             f"The report cannot be written to {str(path)!r} ({error.strerror or error}); give the "
@@ -74,13 +85,13 @@ def render(data: ReportData) -> str:
     from markupsafe import Markup
 
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             data=plain,
             json=Markup(embedded.replace("<", "\\u003c")),
-            css=Markup(_asset("report.css")),
-            js=Markup(_asset("report.js")),
+            css=Markup(asset("report.css")),
+            js=Markup(asset("report.js")),
         )
     )
 
@@ -93,17 +104,17 @@ def thirds(layers: Sequence[float | None]) -> list[float | None]:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     try:
         import jinja2
     except ImportError as error:
         raise FoveateError("HTML reports need jinja2: pip install jinja2.") from error
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.globals["thirds"] = thirds
     return environment
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")

@@ -1,0 +1,348 @@
+"""Advice as a page that can be forwarded: what is wrong, what to change, what that brings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import display
+from .html import asset, environment, save
+from .looks import blocks, highest, shades
+
+if TYPE_CHECKING:
+    import os
+
+    from ..advise.advice import Advice, Example, Figure, Finalist
+
+__all__ = ["fragment", "headline", "render", "write"]
+
+_KINDS = {
+    "nothing": "the model as it is",
+    "prompt": "a change of the prompt",
+    "method": "a change of attention",
+    "pattern": "a sparse pattern",
+}
+_LABELS = {
+    "model": "Model", "data": "Data", "fingerprint": "Fingerprint of the data", "n": "Questions",
+    "goal": "Goal", "seed": "Seed", "minutes": "Minutes allowed", "seconds": "Time spent",
+    "device": "Device", "versions": "Versions", "date": "Date",
+}  # fmt: skip
+_SAVED = {"speed": "time", "memory": "peak memory"}
+
+
+def write(advice: Advice, path: str | os.PathLike[str]) -> Path:
+    """Write advice as a self-contained HTML file: no network, no other file, light and dark.
+
+    Raises
+    ------
+    FoveateError
+        If the file cannot be written.
+    """
+    return save(render(advice), path)
+
+
+def render(advice: Advice) -> str:
+    """The page, as text; it can be read without scripts."""
+    from markupsafe import Markup
+
+    css = Markup(asset("report.css") + asset("advice.css") + _shades())
+    return environment().get_template("advice.html.j2").render(css=css, **_view(advice))
+
+
+def fragment(advice: Advice) -> str:
+    """The verdict and the finalists for a notebook."""
+    verb, said = headline(advice)
+    body = [
+        [one["name"], one["right"], one["gain"], one["p"], one["time"]]
+        for one in _finalists(advice)
+    ]
+    head = ("", "right", "gain (95 %)", "p", "time")
+    return display.lines(
+        display.note(f"As it is: {_baseline(advice)}"),
+        f"<p><b>{escape(verb)}</b> {escape(said)}</p>",
+        display.table(head, body) if body else "",
+        display.note("advice.report(path) writes the page; advice.policy.save(path) the policy."),
+    )
+
+
+@cache
+def _shades() -> str:
+    return shades(asset("report.css"))
+
+
+# -- the verdict in a sentence ---------------------------------------------------------------------
+def headline(advice: Advice) -> tuple[str, str]:
+    """What to do, and why, in a sentence each that one understands without having been there."""
+    verdict, n = advice.verdict, len(advice.baseline.right)
+    best = verdict.finalists[0] if verdict.finalists else None
+    if verdict.recommended != "nothing" and best is not None:
+        one = _chosen(advice) or best
+        verb = "Change the prompt:" if one.kind == "prompt" else "Change this:"
+        return verb, f"{one.name}. {_brings(one, advice.goal)}; {_costs(one, advice.goal)}."
+    if verdict.folds == 0:
+        more = f": {verdict.needed} would do" if verdict.needed else ""
+        return "Change nothing yet:", f"{n} questions are too few to tell{more}."
+    if best is None:
+        return "Change nothing:", f"nothing that was tried did better on these {n} questions."
+    if best.gain.value <= 0:
+        tail = "so it is no better"
+    elif best.gain.low > 0 and best.p < verdict.alpha:
+        tail = "but it was not chosen beforehand, and of several the best one looks good by chance"
+    else:
+        tail = "which may be chance"
+    return (
+        "Change nothing:",
+        f"the best of what was tried, “{best.name}”, is not proved. "
+        f"{_brings(best, advice.goal)}, {tail}.",
+    )
+
+
+def _chosen(advice: Advice) -> Finalist | None:
+    named = advice.verdict.recommended
+    return next((one for one in advice.verdict.finalists if one.name == named), None)
+
+
+def _brings(one: Finalist, goal: str) -> str:
+    if goal != "accuracy":
+        saved = _signed(one.gain, 100, " %")
+        right = "" if one.base_right is None else f" and answers {_right(one)}"
+        return f"It saves {saved} of the {_SAVED[goal]}{right}"
+    gain = f"{_signed(one.gain, 100, ' points')}"
+    return f"It answers {_right(one)}: {gain}" if one.base_right is not None else f"It gains {gain}"
+
+
+def _right(one: Finalist) -> str:
+    assert one.base_right is not None
+    now = one.base_right + one.mended - one.broken
+    return f"{now} of {one.gain.n} right instead of {one.base_right}"
+
+
+def _costs(one: Finalist, goal: str) -> str:
+    words = [_ratio(one.seconds.value, "time")] if goal != "speed" else []
+    if one.memory is not None and goal != "memory":
+        words.append(_ratio(one.memory, "memory"))
+    told = [word for word in words if not word.startswith("the same")]
+    return "it costs " + " and ".join(told or words[:1] or ["nothing else that was measured"])
+
+
+def _ratio(value: float, what: str) -> str:
+    change = round(100 * (value - 1))
+    if not change:
+        return f"the same {what}"
+    if value >= 2:
+        return f"{value:.1f} × the {what}"
+    return f"{abs(change)} % {'more' if change > 0 else 'less'} {what}"
+
+
+def _signed(figure: Figure, scale: float, unit: str) -> str:
+    value, low, high = (scale * one for one in (figure.value, figure.low, figure.high))
+    return f"{_number(value, '+.0f')}{unit} (95 %: {_number(low, '.0f')} to {_number(high, '.0f')})"
+
+
+def _number(value: float, form: str) -> str:
+    said = format(value, form)
+    return format(0.0, form) if float(said) == 0 else said.replace("-", "−")
+
+
+# -- the parts of the page -------------------------------------------------------------------------
+def _view(advice: Advice) -> dict[str, Any]:
+    verdict, chosen = advice.verdict, _chosen(advice)
+    verb, said = headline(advice)
+    finalists = _finalists(advice)
+    return {
+        "title": f"{verb} {chosen.name}" if chosen else verb.rstrip(":"),
+        "verb": verb,
+        "said": said,
+        "changes": chosen is not None,
+        "reason": verdict.reason,
+        "baseline": _baseline(advice),
+        "late": not advice.settings.get("complete", True),
+        "minutes": advice.settings.get("minutes"),
+        **_diagnosed(advice.diagnosis),
+        "chosen": chosen,
+        "prompt_wins": chosen is not None and chosen.kind == "prompt",
+        "beaten": chosen is not None and any(f.kind != chosen.kind for f in verdict.finalists),
+        "why": next((one.why for one in advice.tried if chosen and one.name == chosen.name), ""),
+        "file": advice.policy.to_toml() if chosen else "",
+        "kinds": _KINDS,
+        "goal": advice.goal,
+        "gain_of": f"less {_SAVED[advice.goal]}" if advice.goal in _SAVED else "right answers",
+        "finalists": finalists,
+        "alpha": verdict.alpha,
+        "tried": [_tried(one) for one in _in_order(advice.tried)],
+        "examples": [_example(one, chosen is not None) for one in advice.examples],
+        "command": advice.command,
+        "python": advice.python,
+        "facts": list(_facts(advice.settings)),
+        "split": _split(advice),
+        "unasked": list(_unasked(advice)),
+    }
+
+
+def _diagnosed(diagnosis: Any) -> dict[str, Any]:
+    """The diagnosis: its sentences, and its figures by group."""
+    from ..advise.diagnosis.show import HEAD, rows
+
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for row, cells in zip(diagnosis.figures, rows(diagnosis), strict=True) if diagnosis else ():
+        groups.setdefault(row.group, []).append(cells)
+    said = diagnosis.sentences if diagnosis else ()
+    return {"sentences": said, "figures": groups, "figure_head": HEAD}
+
+
+def _baseline(advice: Advice) -> str:
+    base = advice.baseline
+    peak = "" if base.memory is None else f", {base.memory / 2**20:.0f} MiB at its peak"
+    low, high = (f"{100 * one:.0f}" for one in (base.accuracy.low, base.accuracy.high))
+    return (
+        f"{sum(base.right)} of {len(base.right)} right ({100 * base.accuracy.value:.0f} %; 95 %: "
+        f"{low} to {high}), {base.seconds:.2f} s a question{peak}"
+    )
+
+
+def _finalists(advice: Advice) -> list[dict[str, Any]]:
+    """The finalists as texts, with places in percent on one axis that holds them all, and 0."""
+    all_ = advice.verdict.finalists
+    low = min([0.0, *(one.gain.low for one in all_)])
+    high = max([0.0, *(one.gain.high for one in all_)])
+    span = (high - low) or 1.0
+
+    def at(value: float) -> float:
+        return round(100 * (value - low) / span, 2)
+
+    unit = " points" if advice.goal == "accuracy" else " %"
+    return [
+        {
+            "name": one.name,
+            "kind": _KINDS.get(one.kind, one.kind),
+            "chosen": one.name == advice.verdict.recommended,
+            "right": "" if one.base_right is None else _right(one),
+            "gain": _signed(one.gain, 100, unit),
+            "p": "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
+            "mended": one.mended,
+            "broken": one.broken,
+            "time": _ratio(one.seconds.value, "time"),
+            "time_interval": f"× {one.seconds.low:.2f} to {one.seconds.high:.2f}",
+            "memory": None if one.memory is None else _ratio(one.memory, "memory"),
+            "controls": [(_words(key), _plain(value)) for key, value in one.controls.items()],
+            "zero": at(0.0),
+            "bar": sorted((at(0.0), at(one.gain.value))),
+            "whisker": (at(one.gain.low), at(one.gain.high)),
+            "sure": one.gain.low > 0,
+        }
+        for one in all_
+    ]
+
+
+def _in_order(tried: Sequence[Any]) -> list[Any]:
+    """What stayed longest first."""
+    last = max((one.dropped_at or 0 for one in tried), default=0) + 1
+    return sorted(tried, key=lambda one: -(one.dropped_at or last))
+
+
+def _tried(one: Any) -> dict[str, Any]:
+    change = one.right - one.base_right
+    return {
+        "name": one.name,
+        "kind": _KINDS.get(one.kind, one.kind),
+        "why": one.why,
+        "asked": one.asked,
+        "right": one.right,
+        "base_right": one.base_right,
+        "change": _number(change, "+d") if change else "0",
+        "seconds": f"{one.seconds:.2f}",
+        "dropped": "stayed to the end" if one.dropped_at is None else f"round {one.dropped_at}",
+    }
+
+
+def _example(one: Example, changed: bool) -> dict[str, Any]:
+    after_tokens = one.after_tokens or one.tokens
+    after_evidence = one.after_evidence if one.after_tokens else one.evidence
+    top = highest(one.before_weights, one.after_weights)
+    sides = [("before", one.before, one.right_before, one.tokens, one.before_weights,
+              one.evidence, ())]  # fmt: skip
+    if changed:
+        sides.append(("after", one.after, one.right_after, after_tokens, one.after_weights,
+                      after_evidence, one.raised))  # fmt: skip
+    return {
+        "id": one.id,
+        "question": one.question,
+        "context": one.context,
+        "answer": one.answer,
+        "what": _WHAT[one.right_before, one.right_after] if changed else "",
+        "sides": [
+            {
+                "label": label,
+                "reply": reply,
+                "right": right,
+                "sink": weights[0] if weights else None,
+                "evidence": sum(weights[i] for i in evidence) if weights and evidence else None,
+                "blocks": blocks(tokens, weights, top, evidence=evidence, raised=raised,
+                                 said=one.said) if weights else [],
+            }
+            for label, reply, right, tokens, weights, evidence, raised in sides
+        ],
+    }  # fmt: skip
+
+
+_WHAT = {
+    (False, True): "mended",
+    (True, False): "broken",
+    (False, False): "still wrong",
+    (True, True): "right both times",
+}
+
+
+# -- how it was found ------------------------------------------------------------------------------
+def _facts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    told = {**{key: settings[key] for key in _LABELS if key in settings}, **settings}
+    for key, value in told.items():
+        if value is None or key in ("complete", "not_asked"):
+            continue
+        if key == "seconds":
+            value = f"{value / 60:.1f} minutes" if value >= 90 else f"{value:.0f} s"
+        yield _LABELS.get(key, _words(key)), _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """A figure, or some of them, as text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(key)} {_plain(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(one) for one in value)
+    if isinstance(value, float):
+        return _number(value, ".4g")
+    return str(value)
+
+
+def _words(key: Any) -> str:
+    return str(key).replace("_", " ")
+
+
+def _split(advice: Advice) -> str:
+    return {
+        0: "There were too few questions to split, so nothing was tried.",
+        1: "The questions were split once into two parts alike in how often the model was right: "
+        "everything was chosen on the first, and the figures above come from the second, which was "
+        "asked once.",
+        2: "The questions were split into two halves alike in how often the model was right: what "
+        "was chosen on one half is reported on the other, and the other way round. The figures "
+        "above are of all pairs together.",
+    }.get(advice.verdict.folds, f"The questions were split into {advice.verdict.folds} folds.")
+
+
+def _unasked(advice: Advice) -> Iterator[str]:
+    yield (
+        "Questions unlike these. The gain is that of questions of the same kind and length; for "
+        "others, ask again with some of them."
+    )
+    yield "Sampling. Every question was asked once, greedily; with a temperature replies vary."
+    yield (
+        "Why. The shades show where the model looked, not what decided: what was hidden or raised "
+        "to see if it mattered stands under “What is wrong”."
+    )
+    for one in advice.settings.get("not_asked", ()):
+        yield str(one)
