@@ -44,6 +44,7 @@ from .methods import (
     ZeroTuning,
 )
 from .patterns import SlidingWindow
+from .policy import Policy
 from .prompt import Prompt
 from .results import Results
 
@@ -116,6 +117,7 @@ __all__ = [
     "Table",
     "tune",
     "Tuned",
+    "Policy",
     "decoding",
     "find",
     "layers",

@@ -27,10 +27,11 @@ from torch import Tensor
 from .display import COLOURS, chip, folded, lines, note
 from .errors import FoveateError
 
-__all__ = ["Prompt"]
+__all__ = ["BUILT_IN", "Prompt"]
 
 _ROLES = ("system", "user", "assistant")
-_BUILT_IN = (*_ROLES, "special", "first", "generated")
+BUILT_IN = (*_ROLES, "special", "first", "generated")
+"""Regions that every prompt has."""
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
@@ -68,6 +69,8 @@ class Prompt:
         What was tokenized, one string an item, templates included. Spans count in its characters.
     batch_size, length : int
         ``B`` and ``S`` (tokens, padding included).
+    items : tuple
+        The items of a task that it was made of (:func:`foveate.tasks.prompts`), if it was.
 
     Raises
     ------
@@ -141,6 +144,7 @@ class Prompt:
                 )
             self._items.append(item)
 
+        self.items: tuple[Any, ...] = ()
         self.batch_size: int = len(self._items)
         self.length: int = max(len(item.ids) for item in self._items)
         self.inputs: dict[str, Tensor] = self._padded()
@@ -312,7 +316,7 @@ class Prompt:
         """
         if not isinstance(name, str) or not name:
             raise FoveateError(f"A region's name is a non-empty str, not {name!r}.")
-        if name in _BUILT_IN:
+        if name in BUILT_IN:
             raise FoveateError(
                 f"The region {name!r} is there unasked and cannot be marked; choose another name."
             )
@@ -420,7 +424,7 @@ class Prompt:
         marks = ", ".join(
             f"{name}: {int(region.sum())}"
             for name, region in self._regions.items()
-            if name not in _BUILT_IN
+            if name not in BUILT_IN
         )
         return f"Prompt(batch_size={self.batch_size}, length={self.length}, marks={{{marks}}})"
 
@@ -429,7 +433,7 @@ class Prompt:
 
         Long stretches without a mark are folded, and so are the items of a batch after the fourth.
         """
-        marks = [name for name in self._regions if name not in _BUILT_IN]
+        marks = [name for name in self._regions if name not in BUILT_IN]
         colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(marks)}
         masks = {name: region.cpu() for name, region in self._regions.items()}
         legend = [chip(f"{name} ({int(masks[name].sum())})", colours[name]) for name in marks]

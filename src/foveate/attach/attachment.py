@@ -39,8 +39,10 @@ def attach(
         a pipeline, its denoisers and text encoders.
     *methods
         Objects with a ``scope`` and ``rewrite(program, site, call) -> Program``: ``fv.Emphasize``,
-        ``fv.Measure``, your own (see :mod:`foveate.methods`); and patterns, such as
-        ``fv.SlidingWindow``. None is passthrough: the model's own attention, call by call.
+        ``fv.Measure``, your own (see :mod:`foveate.methods`); patterns, such as
+        ``fv.SlidingWindow``; and an ``fv.Policy``, which stands for its methods (as whatever has
+        ``stands_for(model, prompt, regions)`` does). None is passthrough: the model's own
+        attention, call by call.
     prompt : Prompt, optional
         Its regions are known to the methods. In an encoder–decoder text model they mark tokens of
         the encoder, for ``stack="encoder"`` and ``stack="cross"``.
@@ -94,6 +96,7 @@ class Attachment:
         model = opened(model)
         if Attachment.select is not None:
             methods = [Attachment.select(m) if isinstance(m, Pattern) else m for m in methods]
+        methods = [one for m in methods for one in _meant(m, model, prompt, regions)]
         found = _sites_of(model)
         crossed = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         known = Regions(
@@ -217,6 +220,14 @@ def _unhook(module: nn.Module, session: Session) -> None:
 
 
 # -- what is checked before anything is touched ----------------------------------------------------
+def _meant(method: Any, model: Any, prompt: Any, regions: Any) -> Sequence[Any]:
+    """The methods that what was given stands for: those of a policy, else itself."""
+    stands = getattr(method, "stands_for", None)
+    if isinstance(method, type) or not callable(stands):
+        return (method,)
+    return stands(model, prompt, regions)
+
+
 def _sites_of(model: Any) -> list[Site]:
     if not isinstance(model, nn.Module):
         raise FoveateError(
@@ -252,9 +263,11 @@ def _selected(method: Any, found: Sequence[Site], regions: Regions) -> list[Site
         made = f'fv.{name}.load("…")' if hasattr(method, "load") else f"{name}(…)"
         raise FoveateError(f"attach was given the class {name}; give it an object: {made}.")
     if isinstance(method, str | PathLike):
+        kind = "Policy" if str(method).endswith(".toml") else "Tuned"
         raise FoveateError(
-            f"attach was given {str(method)!r}, which is no method; what foveate tune wrote is "
-            f'read by fv.Tuned.load("{method}").'
+            f"attach was given {str(method)!r}, which is no method; the file of a policy is read "
+            f"by fv.Policy.load(…), what foveate tune wrote by fv.Tuned.load(…): "
+            f'fv.{kind}.load("{method}").'
         )
     if not callable(getattr(method, "rewrite", None)) or not hasattr(method, "scope"):
         raise FoveateError(

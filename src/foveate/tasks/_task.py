@@ -121,6 +121,7 @@ def prompts(
         batch = list(items[start:stop])
         texts = [_content(item, raw) for item in batch]
         prompt = Prompt(tokenizer, texts, padding_side="left")
+        prompt.items = tuple(batch)
         for row, item in enumerate(batch):
             for name, mark in item.marks.items():
                 for piece in mark if isinstance(mark, list) else [mark]:

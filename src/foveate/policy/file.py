@@ -1,0 +1,171 @@
+"""``policy.toml``: a policy as a text that people read, compare and send."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..errors import FoveateError
+from ..find._model import ModelId
+from .place import check_versions, versions
+from .rewrites import REWRITES
+from .rules import RULES
+from .toml import dumps, plain
+from .written import read_method, write_method
+
+if TYPE_CHECKING:
+    from .policy import Policy
+
+__all__ = ["read", "write"]
+
+FORMAT = "foveate policy, version 1"
+HEAD = """\
+A policy of foveate: what is changed in a model's attention, where, and what it gained.
+
+  foveate steer --policy policy.toml "…"        any command that takes --model takes it
+
+  import foveate as fv
+  model, tokenizer = fv.load("MODEL")
+  policy = fv.Policy.load("policy.toml")
+  prompt = policy.prompt(tokenizer, {"context": ["…", "…"], "prompt": "…"})
+  with fv.attach(model, policy, prompt=prompt):
+      ids = model.generate(**prompt.inputs, max_new_tokens=32)
+"""
+_KEYS = ("format", "name", "rewrites", "library", "model", "data", "tensors", "method", "figures")
+
+
+def write(policy: Policy) -> tuple[str, bytes | None]:
+    """The text, and the bytes of the tensors that go beside it (None where there are none)."""
+    for name in policy.regions:
+        if name not in RULES:
+            raise FoveateError(
+                f"The policy {policy.name!r} speaks of {name!r}, which no rule finds when a model "
+                f"is asked: the data mark it. Regions by rule are {', '.join(map(repr, RULES))}."
+            )
+    tensors: dict[str, Tensor] = {}
+    methods = [write_method(one, tensors, str(n)) for n, one in enumerate(policy.methods)]
+    stored = None
+    data: dict[str, Any] = {
+        "format": FORMAT,
+        "name": policy.name,
+        "rewrites": list(policy.rewrites),
+        "library": dict(policy.versions) or versions(),
+    }
+    if policy.model is not None:
+        data["model"] = dict(vars(policy.model))
+        if policy.grid:
+            data["model"] |= {"layers": policy.grid[0], "heads": policy.grid[1]}
+    if policy.data:
+        data["data"] = plain(policy.data, "data")
+    if tensors:
+        from safetensors.torch import save
+
+        stored = save(tensors)
+        data["tensors"] = {"sha256": hashlib.sha256(stored).hexdigest()}
+    if methods:
+        data["method"] = methods
+    if policy.figures:
+        data["figures"] = plain(policy.figures, "figures")
+    model = policy.model.name if policy.model else "smollm2"
+    return dumps(data, HEAD.replace("MODEL", model)), stored
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What :class:`Policy` is made of, from a file; every fault is told in one sentence."""
+    try:
+        return _made(_parsed(path), path)
+    except FoveateError as error:
+        raise FoveateError(f"The policy {str(path)!r} cannot be used: {error}.") from None
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise FoveateError(f"{(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise FoveateError("it is no text in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise FoveateError(f"it is no TOML ({error})") from None
+    form = data.get("format")
+    if form != FORMAT:
+        raise FoveateError(f"its format is {form!r}; this version of foveate reads {FORMAT!r}")
+    check_versions(_table(data, "library"))
+    unknown = [key for key in data if key not in _KEYS]
+    if unknown:
+        raise FoveateError(f"it has {', '.join(unknown)}; a policy has {', '.join(_KEYS)}")
+    return data
+
+
+def _made(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    rewrites = data.get("rewrites", [])
+    for one in rewrites if isinstance(rewrites, list) else [rewrites]:
+        if one not in REWRITES:
+            raise FoveateError(
+                f"there is no rewrite {one!r} in this version; there are "
+                f"{', '.join(map(repr, REWRITES))}"
+            )
+    tables = data.get("method", [])
+    if not isinstance(tables, list):
+        raise FoveateError("[method] was found; each method begins with [[method]]")
+    tensors = _tensors(_table(data, "tensors"), path)
+    methods = [_method(table, tensors) for table in tables]
+    model = _table(data, "model")
+    grid = model.pop("layers", None), model.pop("heads", None)
+    try:
+        who = ModelId(**model) if model else None
+    except TypeError:
+        raise FoveateError(
+            f"[model] has {', '.join(model)}; name, architecture, fingerprint, layers and heads "
+            "were wanted"
+        ) from None
+    return {
+        "methods": methods,
+        "rewrites": tuple(rewrites),
+        "name": data.get("name", path.stem),
+        "model": who,
+        "grid": grid if all(isinstance(n, int) for n in grid) else None,
+        "data": _table(data, "data"),
+        "versions": _table(data, "library"),
+        "figures": _table(data, "figures"),
+    }
+
+
+def _method(table: Any, tensors: Mapping[str, Tensor]) -> Any:
+    method = read_method(table, tensors)
+    from .policy import Policy
+
+    for name in Policy([method]).regions:
+        if name not in RULES:
+            raise FoveateError(
+                f"{table['name']} speaks of {name!r}, for which this version has no rule; there "
+                f"are {', '.join(map(repr, RULES))}"
+            )
+    return method
+
+
+def _table(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = data.get(key, {})
+    if not isinstance(found, dict):
+        raise FoveateError(f"{key} = {found!r:.40} was found; a table [{key}] was wanted")
+    return dict(found)
+
+
+def _tensors(told: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    if not told:
+        return {}
+    from safetensors.torch import load
+
+    beside = path.with_suffix(".safetensors")
+    try:
+        stored = beside.read_bytes()
+    except OSError:
+        raise FoveateError(f"its tensors were to be beside it, in {beside.name!r}") from None
+    if hashlib.sha256(stored).hexdigest() != told.get("sha256"):
+        raise FoveateError(f"{beside.name!r} beside it is another file (sha256 differs)")
+    return load(stored)
