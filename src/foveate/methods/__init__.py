@@ -42,6 +42,7 @@ from .pasta import PASTA
 from .residual import KeepResidual, SetActivations
 from .select import Select
 from .sparse import DeltaCorrection, HyperAttention, RectifiedSpaAttn
+from .stable import STABLE
 from .tuned import Tuned
 from .zerotuning import ZeroTuning
 
@@ -60,6 +61,7 @@ __all__ = [
     "Measure",
     "PASTA",
     "RectifiedSpaAttn",
+    "STABLE",
     "Select",
     "SetActivations",
     "Shift",

@@ -1,0 +1,195 @@
+"""Stable methods two at a time on every family, beside their definitions in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import foveate as fv
+from by_definition import Book, by_definition
+from families import BY_NAME, FAMILIES, build, inputs, logits
+from foveate.methods.stable import STABLE, Target
+
+LENGTH, PROMPT = 14, 11
+TOLERANCE = 1e-4
+PLACES = [(family.name, stack) for family in FAMILIES for stack in family.maps]
+NAMES = list(STABLE)
+PAIRS = [(a, b) for a in NAMES for b in NAMES]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``equal``, ``refused`` (together), ``alone`` (one of them, by itself) or ``wrong``."""
+
+    state: str
+    why: str = ""
+    idle: tuple[str, ...] = ()  # which of them changed nothing here, by definition
+
+
+class Place:
+    """One stack of one family, with what is given to it."""
+
+    def __init__(self, name: str, stack: str, padded: str | None = None) -> None:
+        self.name, self.stack, self.padded = name, stack, padded
+        self.family = BY_NAME[name]
+        self.model = models(name)
+        given = inputs(name, length=LENGTH, padded=padded)
+        if "decoder_input_ids" in given:
+            g = torch.Generator().manual_seed(2)
+            given["decoder_input_ids"] = torch.randint(3, 64, (2, LENGTH), generator=g)
+        mask = given.get("attention_mask")
+        if mask is not None and self.family.generates and self.family.inputs == "ids":
+            given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        self.given = given
+        plain = Target.of(self.model, given, "near", "other", stack)
+        own = mask is not None and stack not in ("decoder", "vision")
+        own = own or (mask is not None and self.family.inputs == "ids")
+        keys, queries = plain.k[2], plain.q[2]
+        every = torch.ones(2, keys, dtype=torch.bool)
+        self.real = mask.bool() if own and mask is not None else every
+        asks = stack == "cross"
+        self.rows = torch.ones(2, queries, dtype=torch.bool) if asks else self.real
+        near = [2, 3] if keys == 5 else [keys - 5, keys - 4]
+        other = [1, 2] if keys == 5 else [keys - 8, keys - 7, keys - 5]
+        self.masks = {
+            "near": place(keys, near),
+            "other": place(keys, other),
+            "first": torch.nn.functional.one_hot(self.real.int().argmax(1), keys).bool(),
+        }
+        self.target = plain
+
+    def __repr__(self) -> str:
+        alone = len(self.family.maps) == 1
+        return self.name if alone else f"{self.name}.{self.stack}"
+
+    def made(self, *names: str) -> list[list[Any]]:
+        """The methods of these names; a second one of a name differs from the first."""
+        return [
+            list(STABLE[name].make(self.target, name in names[:i])) for i, name in enumerate(names)
+        ]
+
+    @cached_property
+    def told(self) -> Tensor:
+        """The rows of the output that are of real tokens, bool ``[B, S]``; all where none is."""
+        mask = self.given.get("attention_mask")
+        if mask is None or self.family.inputs != "ids":
+            return torch.ones(2, 1, dtype=torch.bool)
+        return mask.bool()
+
+    def compared(self, output: Tensor) -> Tensor:
+        """What of an output is compared."""
+        if output.shape[:2] == self.told.shape:
+            return output[self.told]
+        return output.flatten(0, 1)
+
+    @torch.no_grad()
+    def ours(self, methods: Sequence[Any]) -> tuple[Tensor, dict[Any, Tensor]]:
+        """The model attached: its output, and what was read of the real rows."""
+        with fv.attach(self.model, *methods, regions=self.masks) as run:
+            out = logits(self.model(**self.given))
+        read = {}
+        for method in methods:
+            for one in getattr(method, "reads", ()):
+                found = run.results[one.key].prefill
+                if not isinstance(found, Tensor):
+                    found = found[self.stack]
+                read |= {(id(method), one.key, n): layer for n, layer in enumerate(found)}
+            if isinstance(method, fv.Capture):
+                read |= {(id(method), "captured", n): t[-1] for (_, n), t in method.tensors.items()}
+        return self.compared(out), read
+
+    @torch.no_grad()
+    def book(self, methods: Sequence[Any], prompt: int = 10**9) -> tuple[Tensor, dict]:
+        """The same by definition."""
+        eager = models(self.name, "eager")
+        made = Book(methods, self.stack, self.masks, self.real, self.rows, prompt)
+        with by_definition(eager, made):
+            out = logits(eager(**self.given))
+        return self.compared(out), made.read
+
+    def apart(self, got: tuple[Tensor, dict], want: tuple[Tensor, dict]) -> str:
+        """Where two runs differ, in words; nothing where they do not."""
+        far = away(got[0], want[0])
+        if not far < TOLERANCE:
+            return f"outputs are {far:.2g} apart"
+        if set(got[1]) != set(want[1]):
+            return f"{len(got[1])} things were read, {len(want[1])} by definition"
+        for key, ours in got[1].items():
+            far = away(*(self._real(key, t) for t in (ours, want[1][key])))
+            if not far < TOLERANCE:
+                return f"{key[1]} of layer {key[2]} is {far:.2g} apart"
+        return ""
+
+    def _real(self, key: Any, t: Tensor) -> Tensor:
+        """What was read, of real rows alone."""
+        rows = self.rows[:, None, : t.shape[2]]
+        return t * (rows[..., None] if t.dim() == 4 else rows)
+
+    def alone(self, name: str, again: bool) -> Tensor:
+        """What one method makes of the output by definition."""
+        if (name, again) not in self._alone:
+            methods = STABLE[name].make(self.target, again)
+            self._alone[name, again] = self.book(methods)[0]
+        return self._alone[name, again]
+
+    @cached_property
+    def _alone(self) -> dict[tuple[str, bool], Tensor]:
+        return {}
+
+    def refusal(self, name: str, again: bool = False) -> str:
+        """The sentence with which a method is refused here by itself, if it is."""
+        if (name, again) not in self._refusals:
+            try:
+                self.ours(STABLE[name].make(self.target, again))
+                why = ""
+            except fv.FoveateError as error:
+                why = str(error)
+            self._refusals[name, again] = why
+        return self._refusals[name, again]
+
+    @cached_property
+    def _refusals(self) -> dict[tuple[str, bool], str]:
+        return {}
+
+    def pair(self, a: str, b: str) -> Outcome:
+        """Two methods, in this order."""
+        for name, again in ((a, False), (b, a == b)):
+            if why := self.refusal(name, again):
+                return Outcome("alone", f"{name}: {why}")
+        first, second = self.made(a, b)
+        methods = [*first, *second]
+        want = self.book(methods)
+        try:
+            got = self.ours(methods)
+        except fv.FoveateError as error:
+            return Outcome("refused", str(error))
+        except Exception as error:  # no sentence: a bug
+            return Outcome("wrong", f"{type(error).__name__}: {error}")
+        without = {a: self.alone(b, a == b), b: self.alone(a, False)}
+        idle = [n for n in without if not STABLE[n].looks and away(without[n], want[0]) < 1e-3]
+        why = self.apart(got, want)
+        return Outcome("wrong" if why else "equal", why, tuple(idle))
+
+
+def place(keys: int, at: Sequence[int]) -> Tensor:
+    mask = torch.zeros(2, keys, dtype=torch.bool)
+    mask[:, list(at)] = True
+    return mask
+
+
+def away(got: Tensor, want: Tensor) -> float:
+    """Largest difference, beside the largest number."""
+    if got.shape != want.shape:
+        return float("inf")
+    far = (got.double() - want.double()).abs().max() / want.double().abs().max().clamp(min=1e-9)
+    return float("inf") if far.isnan() else float(far)
+
+
+@cache
+def models(name: str, implementation: str | None = None) -> Any:
+    return build(name, implementation)
