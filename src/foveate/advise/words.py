@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .advice import Advice, Figure, Finalist
 
-__all__ = ["cost", "gain", "summary"]
+__all__ = ["Found", "cost", "gain", "reason", "summary", "too_few_to_tell"]
+
+_SAVED = {"speed": "the seconds saved", "memory": "the peak bytes saved"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a verdict's sentences are made of."""
+
+    goal: str
+    margin: float
+    folds: int
+    finished: bool
+    claimed: bool
+    chosen: str
+    same: bool
+    choices: tuple[str, ...]
+    gain: Figure | None
+    p: float
+    loss: float
+    needed: int | None
+    simpler: str | None
 
 
 def gain(figure: Figure, goal: str) -> str:
@@ -21,6 +43,87 @@ def cost(one: Finalist) -> str:
     """What a finalist takes, as ratios to the baseline."""
     said = f"{one.seconds.value:.2f} × the time"
     return said if one.memory is None else f"{said}, {one.memory:.2f} × the peak memory"
+
+
+def reason(found: Found) -> str:
+    """Why it is recommended, or why nothing is."""
+    if not found.finished or found.gain is None:
+        return (
+            "The time ran out before the reporting part was asked, so no gain can be claimed. Give "
+            "more minutes; with --resume what was asked is not asked again."
+        )
+    if set(found.choices) == {"nothing"} and not found.claimed:
+        return (
+            "Nothing that was tried was better than the model as it is by more than noise on the "
+            "tuning part." if found.goal == "accuracy" else
+            f"Nothing that was tried took less without losing more than {_points(found.margin)} "
+            "of accuracy on the tuning part."
+        )  # fmt: skip
+    said = []
+    if found.folds == 2:
+        said.append(
+            "With fewer than 100 items each half chose a policy that was reported on the other "
+            "half: the gain is that of choosing so."
+        )
+        if found.same:
+            said.append("Both halves chose the same.")
+        else:
+            one, other = found.choices
+            said.append(
+                f"They chose differently ({one}; {other}); "
+                + ("by the same rule all items together choose nothing." if found.chosen ==
+                   "nothing" else f"{found.chosen} is what all items choose by the same rule.")
+            )  # fmt: skip
+    said.append(f"Gain: {gain(found.gain, found.goal)}, paired bootstrap{_tested(found)}.")
+    if found.claimed:
+        said.append(
+            "The interval is above 0 and so is the test's verdict." if found.goal == "accuracy"
+            else "The interval is above 0, and the loss of accuracy is within the margin."
+        )  # fmt: skip
+        if found.simpler:
+            said.append(
+                f"{found.simpler} looks better still, but not by more than noise where the choice "
+                "was made, or not as simply."
+            )
+    else:
+        said.append(_unclaimed(found))
+    return " ".join(said)
+
+
+def _tested(found: Found) -> str:
+    if found.goal == "accuracy":
+        return f"; exact McNemar p = {found.p:.2g}"
+    return (
+        f"; accuracy lost at most {_points(found.loss)} (95 %, one-sided), "
+        f"{_points(found.margin)} allowed"
+    )
+
+
+def _unclaimed(found: Found) -> str:
+    if found.goal != "accuracy":
+        return "That is not enough to claim: the saving is not sure, or the loss may be too large."
+    if found.chosen == "nothing" and found.gain is not None and found.gain.low > 0:
+        return "All items together choose no single policy, so nothing is recommended."
+    said = "That is within what chance does: no gain can be claimed."
+    if found.needed is not None and found.gain is not None and found.needed > found.gain.n:
+        said += (
+            f" If it is real, about {found.needed} items would show it (exact McNemar, power 80 %)."
+        )
+    return said
+
+
+def too_few_to_tell(goal: str, n: int, right: int, needed: int, margin: float) -> str:
+    """The verdict where nothing is tried."""
+    if goal == "accuracy":
+        return (
+            f"{n} items of which {n - right} fail are too few to tell a gain from chance. About "
+            f"{needed} such items are needed for a policy that mends half of the failures (exact "
+            "McNemar, power 80 %)."
+        )
+    return (
+        f"{n} items of which {right} are right are too few to tell that accuracy is kept within "
+        f"{_points(margin)}. At least {needed} are needed, and six right answers among them."
+    )
 
 
 def summary(advice: Advice) -> str:
@@ -48,4 +151,5 @@ def summary(advice: Advice) -> str:
     return "\n".join(line for line in lines if line)
 
 
-_SAVED = {"speed": "the seconds saved", "memory": "the peak bytes saved"}
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
