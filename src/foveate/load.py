@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -363,10 +364,21 @@ def _load_pipeline(
         )
     import diffusers
 
-    arguments = {} if dtype is None else {"torch_dtype": dtype}
+    from .models import pipelines  # it subclasses diffusers' classes
+
+    # Without a type, diffusers' parts would be float32 and transformers' what they are stored in.
+    arguments = {"torch_dtype": dtype or torch.float32}
     try:
-        with _no_progress_bar(diffusers.utils.logging), _no_progress_bar():
-            pipe = diffusers.DiffusionPipeline.from_pretrained(source, **arguments)
+        with (
+            _no_progress_bar(diffusers.utils.logging),
+            _no_progress_bar(),
+            warnings.catch_warnings(),
+        ):
+            # Newer versions call it dtype, which older ones do not know.
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            named = diffusers.DiffusionPipeline.load_config(source)["_class_name"]
+            kind = pipelines.OURS.get(named, diffusers.DiffusionPipeline)
+            pipe = kind.from_pretrained(source, **arguments)
     except Exception as error:
         raise FoveateError(f"Cannot load the pipeline {source!r}: {_first_line(error)}") from error
     return pipe if device is None else pipe.to(device)

@@ -194,9 +194,13 @@ def _twice(latents: Any) -> bool:
 
 @cache
 def _guides(pipeline: type) -> tuple[bool, bool]:
-    """Whether a class of pipelines doubles its batch for guidance, and with the negative first."""
+    """Whether a class of pipelines doubles its batch for guidance, and with the negative first.
+
+    Read from the class that is called, which need not be the last one derived.
+    """
+    called = next((cls for cls in pipeline.__mro__ if "__call__" in vars(cls)), pipeline)
     try:
-        source = inspect.getsource(pipeline)
+        source = inspect.getsource(called)
     except (OSError, TypeError):
         return True, False
     doubles = re.search(r"\[\s*\w+\s*\]\s*\*\s*[23(]|\.repeat\(2,|\[latents, latents\]", source)

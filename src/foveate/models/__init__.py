@@ -1,0 +1,1 @@
+"""Models that come with the library: their folders, and the pipelines they run in."""
