@@ -28,7 +28,7 @@ def says(item):
 
 NOTES = [
     "The gate is red. It is as old as the house.",
-    "The door is blue. It came later, they say.",
+    "The door is blue. It came with the new house, they say.",
 ]
 ASKS = "Which colour has the gate? Answer in one word."
 READ = {
