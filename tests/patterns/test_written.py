@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import foveate as fv
 from foveate import patterns as p
 from foveate.patterns._algebra import Moved, OnHeads
-from foveate.patterns.written import read_pattern, write_pattern
+from foveate.patterns.written import pattern_of, read_pattern, text_of, write_pattern
 
 ONES = [
     p.Causal(),
@@ -37,7 +37,7 @@ ONES = [
 @pytest.mark.parametrize("pattern", ONES, ids=repr)
 def test_each_comes_back_the_same(pattern: p.Pattern) -> None:
     again = read_pattern(json.loads(json.dumps(write_pattern(pattern))))
-    assert again == pattern and hash(again) == hash(pattern)
+    assert again == pattern == pattern_of(text_of(pattern)) and hash(again) == hash(pattern)
     assert torch.equal(again.mask(16), pattern.mask(16))
 
 
@@ -54,6 +54,38 @@ def test_each_comes_back_the_same(pattern: p.Pattern) -> None:
 def test_what_is_composed_comes_back_the_same(pattern: p.Pattern) -> None:
     again = read_pattern(json.loads(json.dumps(write_pattern(pattern))))
     assert torch.equal(again.mask(9), pattern.mask(9))
+    text = text_of(pattern)
+    assert torch.equal(pattern_of(text).mask(9), pattern.mask(9))
+    assert text_of(pattern_of(text)) == text
+
+
+def test_texts_as_people_write_them() -> None:
+    found = pattern_of(" SlidingWindow(64, sinks=4)|~Strided(8) & Causal()")
+    assert found == p.SlidingWindow(64, sinks=4) | (~p.Strided(8) & p.Causal())
+    assert text_of(p.SlidingWindow(3) & ~(p.Causal() | p.PrefixLM(2))) == (
+        "SlidingWindow(window=3, sinks=0, causal=True) & ~(Causal() | PrefixLM(prefix=2))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("Slided(3)", "no pattern 'Slided'"),
+        ("SlidingWindow", "no pattern .* brackets"),
+        ("SlidingWindow(3, 4, True, 5)", "takes window, sinks, causal"),
+        ("SlidingWindow(**{})", "takes window"),
+        ("SlidingWindow(size=3)", "does not take"),
+        ("SlidingWindow(x)", "is no pattern"),
+        ("SlidingWindow(3) + Causal()", "is no pattern"),
+        ("__import__('os').getcwd()", "is no pattern"),
+        ("(" * 300 + "Causal()" + ")" * 300, "is no pattern"),
+        ("Causal() " + "& Causal()" * 1000, "too long"),
+        ("", "is no pattern"),
+    ],
+)
+def test_what_is_no_text_of_a_pattern(text: str, sentence: str) -> None:
+    with pytest.raises(fv.FoveateError, match=sentence):
+        pattern_of(text)
 
 
 def test_routed_ones_too() -> None:

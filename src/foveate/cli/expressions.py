@@ -9,18 +9,17 @@ understood: no attribute, no operator, no other call within a call.
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
-import pkgutil
 import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .. import decoding, methods, patterns, tasks
+from .. import methods, patterns, tasks
 from ..errors import FoveateError
 from ..find.scores import HeadScores
+from ..policy.written import known_methods
 
 __all__ = ["known_methods", "known_patterns", "known_tasks", "method", "task"]
 
@@ -96,23 +95,6 @@ def known_tasks() -> dict[str, type]:
         if isinstance(one, type) and issubclass(one, tasks.Task) and one not in _NOT_MADE:
             found[_plain(name)] = one
     return found
-
-
-@cache
-def known_methods() -> dict[str, type]:
-    """The public classes that are methods, or that generate by themselves, by name."""
-    found: dict[str, type] = {}
-    for room in (methods, decoding):
-        for info in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
-            if any(part.startswith("_") for part in info.name.split(".")):
-                continue
-            module = importlib.import_module(info.name)
-            for name in getattr(module, "__all__", ()):
-                one = getattr(module, name)
-                ways = ("rewrite", "generate")
-                if isinstance(one, type) and any(callable(getattr(one, w, None)) for w in ways):
-                    found[name] = one
-    return dict(sorted(found.items()))
 
 
 @cache

@@ -78,9 +78,12 @@ def write(policy: Policy) -> tuple[str, bytes | None]:
 def read(path: Path) -> dict[str, Any]:
     """What :class:`Policy` is made of, from a file; every fault is told in one sentence."""
     try:
-        return _made(_parsed(path), path)
+        data = _parsed(path)
+        check_versions(_table(data, "library"))
+        return _made(data, path)
     except FoveateError as error:
-        raise FoveateError(f"The policy {str(path)!r} cannot be used: {error}.") from None
+        why = str(error).rstrip(".")
+        raise FoveateError(f"The policy {str(path)!r} cannot be used: {why}.") from None
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -95,7 +98,6 @@ def _parsed(path: Path) -> dict[str, Any]:
     form = data.get("format")
     if form != FORMAT:
         raise FoveateError(f"its format is {form!r}; this version of foveate reads {FORMAT!r}")
-    check_versions(_table(data, "library"))
     unknown = [key for key in data if key not in _KEYS]
     if unknown:
         raise FoveateError(f"it has {', '.join(unknown)}; a policy has {', '.join(_KEYS)}")
@@ -104,8 +106,10 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 def _made(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     rewrites = data.get("rewrites", [])
-    for one in rewrites if isinstance(rewrites, list) else [rewrites]:
-        if one not in REWRITES:
+    if not isinstance(rewrites, list):
+        raise FoveateError(f'rewrites = {rewrites!r:.40}; a list was wanted: ["question twice"]')
+    for one in rewrites:
+        if not isinstance(one, str) or one not in REWRITES:
             raise FoveateError(
                 f"there is no rewrite {one!r} in this version; there are "
                 f"{', '.join(map(repr, REWRITES))}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from importlib import metadata
 
 from torch import nn
 
 from ..adapters.sites import sites
 from ..errors import FoveateError
+from ..find import _model
 from ..find._model import ModelId
 
 __all__ = ["check_versions", "fits", "grid_of", "same_weights", "versions"]
@@ -19,7 +19,8 @@ _LIBRARIES = ("foveate", "torch", "transformers")
 
 def versions() -> dict[str, str]:
     """The libraries here that a policy's effect may depend on."""
-    return {name: metadata.version(name) for name in _LIBRARIES}
+    found = _model.versions()
+    return {name: found[name] for name in _LIBRARIES if found[name] != "unknown"}
 
 
 def grid_of(model: nn.Module) -> tuple[int, int] | None:
@@ -54,7 +55,7 @@ def same_weights(name: str, wanted: ModelId, model: nn.Module) -> None:
             f"({here.fingerprint}) has the same architecture and other weights: its figures were "
             "not measured here.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

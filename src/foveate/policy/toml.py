@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
+from datetime import date, time
 from typing import Any
 
 from ..errors import FoveateError
@@ -23,7 +24,7 @@ def plain(value: Any, of: str) -> Any:
     """
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float | str | date | time):  # a datetime is a date
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(one, of) for key, one in value.items() if one is not None}
@@ -88,4 +89,4 @@ def _inline(value: Any) -> str:
         return "{" + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_inline, value)) + "]"
-    return repr(value)
+    return value.isoformat() if isinstance(value, date | time) else repr(value)

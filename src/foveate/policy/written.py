@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import is_dataclass
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -17,7 +18,7 @@ from ..decoding import Sampling
 from ..errors import FoveateError
 from ..find._model import ModelId
 from ..methods._scope import Scope
-from ..patterns.written import read_pattern, write_pattern
+from ..patterns.written import pattern_of, text_of
 from .toml import plain
 
 __all__ = ["known_methods", "read_method", "write_method"]
@@ -109,14 +110,20 @@ def read_method(table: Mapping[str, Any], tensors: Mapping[str, Tensor] | None =
         raise FoveateError(f"there is no method {name!r} in this version; there are {there}")
     kind = known_methods()[name]
     takes = _parameters(kind)
-    nothing = dict.fromkeys(given.pop("none", ()))
+    none = given.pop("none", [])
+    if not isinstance(none, list) or not all(isinstance(one, str) for one in none):
+        raise FoveateError(f'{name} has none = {none!r:.40}; names were wanted: none = ["every"]')
+    nothing = dict.fromkeys(none)
     unknown = [one for one in (*given, *nothing) if one not in takes]
     missing = [one for one, default in takes.items() if default is _NEEDED and one not in given]
     if unknown or missing:
         what = f"does not take {', '.join(unknown)}" if unknown else f"wants {', '.join(missing)}"
         raise FoveateError(f"{name} {what}; it takes {', '.join(takes)}")
     values = {one: _read(one, value, name, tensors or {}) for one, value in given.items()}
-    return kind(**values, **nothing)
+    try:
+        return kind(**{**values, **nothing})
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+        raise FoveateError(f"{name} does not take {given!r:.200}: {error}") from None
 
 
 _NEEDED: Any = inspect.Parameter.empty
@@ -155,6 +162,11 @@ def _written(one: str, value: Any, of: str, kept: MutableMapping[str, Tensor], p
         for layer, t in value.items():
             kept[f"{place}.{layer}"] = t.detach().cpu().contiguous()
         return {"tensors": place}
+    if is_dataclass(value):  # it may be more than its fields
+        raise FoveateError(
+            f"{of}({one}=…) holds a {type(value).__name__}, which is no plain data: keep it in "
+            "Python and attach it beside the policy."
+        )
     return plain(value, f"{of}({one}=…)")
 
 
@@ -174,12 +186,12 @@ def _read(one: str, value: Any, of: str, tensors: Mapping[str, Tensor]) -> Any:
         if isinstance(value, Mapping):
             return {int(key): item for key, item in value.items()}
         return value
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise FoveateError(f"{of}({one}=…) was not understood: {error}") from None
 
 
 def _choices(value: Any) -> list[dict[str, Any]]:
-    return [{"pattern": write_pattern(p), "heads": plain(w, "Tuned")} for p, w in value]
+    return [{"pattern": text_of(p), "heads": plain(w, "Tuned")} for p, w in value]
 
 
 def _found(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +201,7 @@ def _found(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _WRITE: dict[str, Callable[[Any], Any]] = {
-    "pattern": write_pattern,
+    "pattern": text_of,
     "sampling": vars,
     "model": lambda value: {"class": "ModelId", **vars(value)},
     "choices": _choices,
@@ -198,12 +210,11 @@ _WRITE: dict[str, Callable[[Any], Any]] = {
     "layer": lambda value: value[0],
 }
 _READ: dict[str, Callable[[Any], Any]] = {
-    "pattern": read_pattern,
+    "pattern": pattern_of,
     "sampling": lambda value: Sampling(**value),
     "model": lambda value: ModelId(**{k: v for k, v in value.items() if k != "class"}),
     "choices": lambda value: [
-        (read_pattern(one["pattern"]), {int(k): v for k, v in one["heads"].items()})
-        for one in value
+        (pattern_of(one["pattern"]), {int(k): v for k, v in one["heads"].items()}) for one in value
     ],
     "found": dict,
     "entries": lambda value: {(int(a), int(b)): number for a, b, number in value},
