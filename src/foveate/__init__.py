@@ -4,6 +4,7 @@ from pathlib import Path as _Path
 from typing import Any as _Any
 
 from . import decoding, find, layers, methods, patterns, tasks
+from .advise.diagnosis import Diagnosis, diagnose
 from .attach import Attachment as _Attachment
 from .attach import Run, attach
 from .catalog import paper, papers
@@ -118,6 +119,8 @@ __all__ = [
     "tune",
     "Tuned",
     "Policy",
+    "diagnose",
+    "Diagnosis",
     "decoding",
     "find",
     "layers",
