@@ -3,10 +3,12 @@
 from .dagcd import DAGCD
 from .decore import DeCoRe
 from .guided import LookbackGuided
+from .prefill import ChunkedPrefill
 from .utilization import UtilizationProbe
 from .views import Decoded, Sampling, Step, View, ViewDecoder
 
 __all__ = [
+    "ChunkedPrefill",
     "DAGCD",
     "DeCoRe",
     "Decoded",

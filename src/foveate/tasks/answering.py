@@ -28,8 +28,11 @@ class Outcome:
     decoy: str
 
 
-def generate(model: Any, prompt: Prompt, max_new_tokens: int = 24) -> Tensor:
-    """Greedy continuation of a prompt: token ids without the prompt's, ``[B, n]``."""
+def generate(model: Any, prompt: Prompt, max_new_tokens: int = 24, **options: Any) -> Tensor:
+    """Greedy continuation of a prompt: token ids without the prompt's, ``[B, n]``.
+
+    ``options`` go to ``model.generate``.
+    """
     settings = getattr(model, "generation_config", None)
     # sampling defaults of a checkpoint mean nothing to greedy decoding, and only make it warn
     unset = {k: None for k in ("temperature", "top_p", "top_k") if getattr(settings, k, None)}
@@ -43,7 +46,7 @@ def generate(model: Any, prompt: Prompt, max_new_tokens: int = 24) -> Tensor:
         do_sample=False,
         num_beams=1,
         pad_token_id=pad,
-        **unset,
+        **{**unset, **options},
     )
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return ids  # the decoder's own sequence holds no prompt
