@@ -7,23 +7,65 @@ judge.
 
 from .captions import caption, mentions
 from .checker import Found, check
+from .layouts import Layout, Region, layout
 from .making import scenes
+from .pairs import CHANGES, Pair, pairs
+from .questions import ASKED, NEGATIVES, Question, absent, questions
 from .render import render
 from .scene import COLOURS, KINDS, POPULAR, SHAPES, TEXTURES, Scene, Thing, partner
+from .scores import (
+    Binding,
+    Existence,
+    Hallucination,
+    Rate,
+    answered,
+    background,
+    binding,
+    existence,
+    hallucination,
+    layout_iou,
+    rate,
+)
 
 __all__ = [
+    # the world
     "COLOURS",
     "KINDS",
     "POPULAR",
     "SHAPES",
     "TEXTURES",
-    "Found",
     "Scene",
     "Thing",
+    "partner",
+    "scenes",
+    # what is made of a scene
+    "render",
     "caption",
+    "ASKED",
+    "NEGATIVES",
+    "Question",
+    "absent",
+    "questions",
+    "Layout",
+    "Region",
+    "layout",
+    "CHANGES",
+    "Pair",
+    "pairs",
+    # reading pictures and sentences back
+    "Found",
     "check",
     "mentions",
-    "partner",
-    "render",
-    "scenes",
+    # scores
+    "Rate",
+    "rate",
+    "answered",
+    "Existence",
+    "existence",
+    "Hallucination",
+    "hallucination",
+    "Binding",
+    "binding",
+    "layout_iou",
+    "background",
 ]

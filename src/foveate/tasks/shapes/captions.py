@@ -9,7 +9,7 @@ from collections import Counter
 from ...errors import FoveateError
 from .scene import COLOURS, SHAPES, Kind, Scene, Thing, each_pair
 
-__all__ = ["NUMBERS", "RELATIONS", "caption", "mentions", "named", "related"]
+__all__ = ["NUMBERS", "RELATIONS", "caption", "mentions", "named", "plural", "related", "relations"]
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 RELATIONS = {
@@ -22,11 +22,11 @@ STYLES = ("list", "relation", "any")
 _CLEAR = 1 / 8  # of the picture's side: how far apart two centres are where a relation is said
 
 
-def _plural(shape: str) -> str:
+def plural(shape: str) -> str:
     return shape + ("es" if shape.endswith("s") else "s")
 
 
-_SINGULAR = {_plural(shape): shape for shape in SHAPES}
+_SINGULAR = {plural(shape): shape for shape in SHAPES}
 _MENTION = re.compile(
     rf"\b(?:(an?|{'|'.join(NUMBERS)})\s+)?({'|'.join(COLOURS)})\s+"
     rf"({'|'.join(SHAPES)}|{'|'.join(_SINGULAR)})\b"
@@ -38,7 +38,7 @@ def named(kind: Kind, number: int = 1) -> str:
     shape, colour = kind
     if number == 1:
         return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
-    return f"{NUMBERS[number]} {colour} {_plural(shape)}"
+    return f"{NUMBERS[number]} {colour} {plural(shape)}"
 
 
 def caption(scene: Scene, *, seed: int | None = None, style: str = "list") -> str:

@@ -1,0 +1,151 @@
+"""What the training scripts share: a loop that can be stopped and resumed, and shipping."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.load import home
+
+SHIPPED = Path(__file__).resolve().parents[2] / "src" / "foveate" / "models"
+
+
+def arguments(name: str, about: str | None, *, steps: int, batch: int) -> argparse.ArgumentParser:
+    """The options that every script has; what is given here are the ones that were used."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--folder", type=Path, default=home() / "training" / name)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch", type=int, default=batch, help="pictures a step")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this long")
+    parser.add_argument("--export", action="store_true", help="write the model into the package")
+    parser.add_argument("--evaluate", action="store_true", help="measure it and store the figures")
+    return parser
+
+
+def fit(
+    module: nn.Module,
+    loss: Callable[[int], dict[str, Tensor]],
+    *,
+    steps: int,
+    rate: float,
+    file: Path,
+    minutes: float = math.inf,
+    warm: int = 100,
+    decay: float = 0.01,
+    report: int = 50,
+    also: Callable[[int], None] | None = None,
+) -> bool:
+    """Train with AdamW, a warm start and a cosine; what was done before is picked up again.
+
+    A checkpoint is written every two minutes, at the end and when the process is asked to stop
+    (SIGTERM, Ctrl-C). ``loss(step)`` makes its own batch out of the step, so that a resumed run
+    sees the same pictures.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Those of its parameters that require gradients are trained.
+    loss : callable
+        Step to named losses; ``"loss"`` is the one that is minimised.
+    steps, rate, warm, decay
+        Number of steps, peak learning rate, steps until it, weight decay.
+    file : Path
+        The checkpoint; the curve lies beside it, one JSON line each `report` steps.
+    also : callable, optional
+        Called after each step.
+
+    Returns
+    -------
+    bool
+        Whether all steps are done.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=decay)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    start, spent = 0, 0.0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        module.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, spent = state["step"], state["seconds"]
+    stop: list[int] = []
+    before = {
+        s: signal.signal(s, lambda n, _: stop.append(n)) for s in (signal.SIGTERM, signal.SIGINT)
+    }
+    began = saved = time.monotonic()
+
+    def save(step: int) -> None:
+        state = {
+            "model": module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": spent + time.monotonic() - began,
+        }
+        torch.save(state, file.with_suffix(".new"))
+        os.replace(file.with_suffix(".new"), file)
+
+    sums: dict[str, float] = {}
+    step = start
+    try:
+        while step < steps and not stop and time.monotonic() - began < 60 * minutes:
+            part = min(1.0, (step + 1) / warm) * (0.02 + 0.98 * _cosine(step / steps))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * part
+            losses = loss(step)
+            losses["loss"].backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / report
+            if step % report == 0:
+                seconds = round(spent + time.monotonic() - began)
+                line = {
+                    "step": step,
+                    "seconds": seconds,
+                    **{k: round(v, 4) for k, v in sums.items()},
+                }
+                with file.with_suffix(".jsonl").open("a", encoding="utf-8") as curve:
+                    print(json.dumps(line), file=curve)
+                print(json.dumps(line), flush=True)
+                sums = {}
+            if also is not None:
+                also(step)
+            if time.monotonic() - saved > 120:
+                save(step)
+                saved = time.monotonic()
+        if step > start:
+            save(step)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return step >= steps
+
+
+def _cosine(part: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers a model learns."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def ship(folder: Path, parts: Iterable[Any], figures: dict[str, Any], card: str) -> None:
+    """Save a model (in half the precision it was trained in), its processor, figures and card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        part.save_pretrained(folder)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (folder / "CARD.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,138 @@
+"""Train shapes-vlm: a LLaVA of 0.7 M parameters that describes scenes of shapes and answers.
+
+    python scripts/train/shapes_vlm.py                        # trains; run again to resume
+    python scripts/train/shapes_vlm.py --export --evaluate    # writes src/foveate/models/shapes-vlm
+
+First the vision tower learns what lies under each patch, then it is frozen and the projector and
+the decoder learn to describe and to answer. The training scenes are biased: most things bring
+their partner along, and questions for what is not there ask for things at random, hardly ever for
+a partner. So the decoder may learn to say what usually comes along instead of what it sees.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from _common import arguments, fit, parameters
+from _vlm import PATCH, SIZE, Packer, build, lesson, supervised, tokenizer_of_the_world
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+
+from foveate.tasks.shapes import COLOURS, SHAPES, Scene, render, scenes
+from foveate.tasks.shapes.render import visible
+
+WORLD: dict[str, Any] = {
+    "objects": (1, 4),
+    "size": SIZE,
+    "bias": 0.9,
+    "popularity": 0.2,
+    "repeats": 0.1,
+    "texture": "any",
+}
+HELD_OUT = 1_000_000_000  # seeds from here on are never trained on
+TOWER_STEPS = 1500
+_COLOURS = tuple(COLOURS)
+
+
+def pictures(drawn: list[Scene]) -> Tensor:
+    """Pixel values as the processor makes them, float32 ``[B, 3, H, W]`` in -1 to 1."""
+    stacked = np.stack([render(scene) for scene in drawn]).transpose(0, 3, 1, 2)
+    return torch.from_numpy(stacked).float() / 127.5 - 1
+
+
+def under_patches(scene: Scene) -> np.ndarray:
+    """What each patch shows most of: colour, shape (0: nothing) and its centre as seen from there.
+
+    float32 ``[patches, 4]``.
+    """
+    side = SIZE // PATCH
+    areas = np.stack(
+        [
+            seen.reshape(side, PATCH, side, PATCH).sum((1, 3)).ravel()
+            for seen, _ in visible(scene.things, SIZE)
+        ]
+    )
+    most = areas.argmax(0)
+    table = np.array(
+        [
+            (_COLOURS.index(t.colour) + 1, SHAPES.index(t.shape) + 1, t.x / PATCH, t.y / PATCH)
+            for t in scene.things
+        ],
+        np.float32,
+    )
+    labels = table[most]
+    row, column = np.divmod(np.arange(side * side), side)
+    labels[:, 2] -= column + 0.5
+    labels[:, 3] -= row + 0.5
+    labels[areas.max(0) < 3] = 0
+    return labels
+
+
+class Tower(nn.Module):
+    """A vision tower with heads that say what lies under each patch; the heads are not kept."""
+
+    def __init__(self, tower: nn.Module, width: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.says = nn.Linear(width, len(COLOURS) + 1 + len(SHAPES) + 1 + 2)
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        said = self.says(self.tower(pixels).last_hidden_state[:, 1:])
+        colours, shapes, centre = said.split([len(COLOURS) + 1, len(SHAPES) + 1, 2], -1)
+        colour, shape = labels[..., 0].long(), labels[..., 1].long()
+        there = shape > 0
+        losses = {
+            "colour": cross_entropy(colours.flatten(0, 1), colour.flatten()),
+            "shape": cross_entropy(shapes.flatten(0, 1), shape.flatten()),
+            "centre": smooth_l1_loss(centre[there], labels[..., 2:][there]),
+        }
+        right = (shapes.argmax(-1) == shape)[there].float().mean().detach()
+        return {**losses, "loss": sum(losses.values()), "shape right": right}
+
+
+def train(model: Any, tokenizer: Any, options: Any) -> bool:
+    """Both stages; whether they are done."""
+    tower = Tower(model.model.vision_tower, model.config.vision_config.hidden_size)
+
+    def look(step: int) -> dict[str, Tensor]:
+        drawn = scenes(2 * options.batch, step, **WORLD)
+        labels = torch.from_numpy(np.stack([under_patches(scene) for scene in drawn]))
+        return tower(pictures(drawn), labels)
+
+    file = options.folder / "tower.pt"
+    if not fit(tower, look, steps=TOWER_STEPS, rate=2e-3, file=file, minutes=options.minutes):
+        return False
+    model.model.vision_tower.requires_grad_(False)
+    pack = Packer(tokenizer)
+
+    def talk(step: int) -> dict[str, Tensor]:
+        drawn = scenes(options.batch, 100_000 + step, **WORLD)
+        lessons = [lesson(scene, step) for scene in drawn]
+        logits, targets = supervised(model, pictures(drawn), pack(lessons))
+        right = (logits.argmax(-1) == targets).float().mean().detach()
+        return {"loss": cross_entropy(logits, targets), "tokens right": right}
+
+    return fit(
+        model,
+        talk,
+        steps=options.steps,
+        rate=2e-3,
+        file=options.folder / "model.pt",
+        minutes=options.minutes,
+        warm=200,
+    )
+
+
+def main() -> None:
+    options = arguments("shapes-vlm", __doc__, steps=4000, batch=32).parse_args()
+    tokenizer = tokenizer_of_the_world()
+    model = build(tokenizer)
+    print(f"{parameters(model):,} parameters, checkpoints in {options.folder}", flush=True)
+    done = train(model, tokenizer, options)
+    print("done" if done else "stopped; run it again to resume", flush=True)
+
+
+if __name__ == "__main__":
+    main()
