@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 
 from foveate import FoveateError
 from foveate.policy.parts import marked
-from foveate.policy.rewrites import QUOTE, REWRITES
+from foveate.policy.rewrites import QUOTE, REWRITES, SHORT
 from foveate.policy.rules import RULES
 from foveate.tasks import Distractors, Item, Questions
 
 NOTES = ["Ann has the key.", "The gate is red.", "Bob has the gate's key."]
 ASKS = "Who has the key of the gate? Answer in one word."
+
+
+ON_CONTEXTS = [name for name in REWRITES if REWRITES[name].needs in ("passages", "context")]
 
 
 def record(**fields):
@@ -38,6 +41,7 @@ def lines(name, item):
         ("closest passage first", [NOTES[2], NOTES[0], NOTES[1], ASKS]),
         ("passages by similarity", [NOTES[1], NOTES[0], NOTES[2], ASKS]),
         ("closest passages only", [NOTES[2], ASKS]),
+        ("short answer", [*NOTES, ASKS, SHORT]),
         ("instructions twice", ["Answer in one word.", *NOTES, ASKS]),
     ],
 )
@@ -64,7 +68,7 @@ def test_a_system_message_is_said_again():
 @pytest.mark.parametrize(
     ("name", "fields", "why"),
     [
-        *[(name, {"prompt": "Who is it?"}, "no context") for name in list(REWRITES)[:-1]],
+        *[(name, {"prompt": "Who is it?"}, "no context") for name in ON_CONTEXTS],
         ("instructions twice", {"prompt": "Who is it?"}, "nothing is said besides"),
         ("closest passage last", {"prompt": ASKS, "context": "Ann. Bob has it."}, "one passage"),
         ("closest passage first", {"prompt": "Why?", "context": NOTES}, "no word"),
@@ -84,6 +88,7 @@ def test_what_does_not_fit_says_why(name, fields, why):
 def test_text_to_be_continued_is_not_asked_for_quotes():
     item = Item("1", "Ann is old.\n\nWho is?", "Ann", {"context": "Ann is old."}, raw=True)
     assert "continued" in REWRITES["quote first"].refusal(item)
+    assert "continued" in REWRITES["short answer"].refusal(item)
     assert REWRITES["question twice"].fits(item)
 
 

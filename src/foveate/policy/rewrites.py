@@ -26,8 +26,13 @@ QUOTE = (
 KEPT = 3
 """``"closest passages only"`` keeps one in so many."""
 
+SHORT = "Answer in as few words as possible."
+"""What ``"short answer"`` adds."""
+
 Piece = Span | str
 Needs = Literal["passages", "context", "instruction"]
+_RAW = "its text is to be continued, not answered"
+_NO_INSTRUCTION = "nothing is said besides the question and its context"
 _GAP = "\n\n"
 _ANSWER = re.compile(r"\banswer\b[\s*_]*:[\s*_”\"]*", re.IGNORECASE)
 
@@ -41,7 +46,7 @@ class Rewrite:
     name : str
     why : str
         What it is for.
-    needs : "passages", "context" or "instruction"
+    needs : "passages", "context" or "instruction", optional
         What an item must have.
     extra_tokens : int
         How many more tokens a reply may take.
@@ -49,7 +54,7 @@ class Rewrite:
 
     name: str
     why: str
-    needs: Needs
+    needs: Needs | None
     _pieces: Callable[[Parts], Sequence[Piece] | str]
     extra_tokens: int = 0
     _reply: Callable[[str], str] | None = None
@@ -82,7 +87,7 @@ class Rewrite:
         return pieces if isinstance(pieces, str) else None
 
     def _of(self, parts: Parts) -> Sequence[Piece] | str:
-        if self.needs != "instruction" and parts.context is None:
+        if self.needs in ("passages", "context") and parts.context is None:
             return "there is no context"
         if self.needs == "passages" and not parts.separate:
             return "its context is one passage; there is nothing to put in another order"
@@ -96,7 +101,7 @@ class Rewrite:
 
 def _quote(parts: Parts) -> Sequence[Piece] | str:
     if parts.item.raw:
-        return "its text is to be continued, not answered"
+        return _RAW
     return [(0, len(parts.text)), f"{_GAP}{QUOTE}"]
 
 
@@ -105,6 +110,12 @@ def _quoted(text: str) -> str:
     found = list(_ANSWER.finditer(text))
     said = text[found[-1].end() :].strip() if found else ""
     return said or text
+
+
+def _short(parts: Parts) -> Sequence[Piece] | str:
+    if parts.item.raw:
+        return _RAW
+    return [(0, len(parts.text)), f"{_GAP}{SHORT}"]
 
 
 def _question_twice(parts: Parts) -> Sequence[Piece] | str:
@@ -129,9 +140,6 @@ def _instructions_twice(parts: Parts) -> Sequence[Piece] | str:
     if said[0][0] >= start and said[0][0] > 0:
         return [f"{words}{_GAP}", (0, size)]
     return [(0, size), f"{_GAP}{words}"]
-
-
-_NO_INSTRUCTION = "nothing is said besides the question and its context"
 
 
 def _ordered(order: Callable[[list[float]], list[int]]) -> Callable[[Parts], Any]:
@@ -250,6 +258,8 @@ REWRITES: dict[str, Rewrite] = {
                 "passages", _ordered(_by_similarity)),
         Rewrite("closest passages only", "what is not there distracts nobody and costs nothing; a "
                 "third of the passages stays", "passages", _only),
+        Rewrite("short answer", "words that are not said take no time, and say nothing wrong",
+                None, _short),
         Rewrite("instructions twice", "instructions before and after a text are kept to better",
                 "instruction", _instructions_twice),
     )

@@ -1,0 +1,174 @@
+"""What is tried on these items and this model, and why the rest is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from torch import nn
+
+from ..attach import attach
+from ..errors import FoveateError
+from ..policy import Policy
+from ..policy.place import grid_of
+from ..policy.rewrites import REWRITES
+from ..policy.rules import RULES
+from ..prompt import Prompt
+from ..tasks import Item, prompts
+from .goals import GOALS
+from .ideas import Idea, Kind, accurate, cheap
+
+__all__ = ["Candidate", "candidates", "left_out"]
+
+_SHARE = 0.5  # of the items that a candidate must fit
+_READ = 64  # items that are looked at to say what fits
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing to try.
+
+    Attributes
+    ----------
+    policy : Policy
+    kind : "nothing", "prompt", "method" or "pattern"
+        A rewrite together with a method is a method.
+    parts : int
+        How many things it changes: of two alike the one of fewer parts is the simpler, and a
+        prompt is simpler than a method.
+    why : str
+        What it is for.
+    """
+
+    policy: Policy
+    kind: Kind
+    parts: int
+    why: str
+
+    @property
+    def name(self) -> str:
+        """That of its policy."""
+        return self.policy.name
+
+
+def candidates(
+    model: nn.Module,
+    tokenizer: Any,
+    items: Sequence[Item],
+    goal: str = "accuracy",
+    *,
+    diagnosis: Any = None,
+) -> list[Candidate]:
+    """What to try on these items and this model, the most promising first behind "nothing".
+
+    Parameters
+    ----------
+    model, tokenizer
+    items : sequence of Item
+        Their answers and evidence are not looked at.
+    goal : "accuracy", "speed" or "memory"
+    diagnosis : Diagnosis, optional
+        Of these items. It changes nothing here: what it finds is told, not obeyed.
+
+    Returns
+    -------
+    list of Candidate
+        The same for the same items, at most 24. What was left out: :func:`left_out`.
+
+    Raises
+    ------
+    FoveateError
+        For another goal, and for no items.
+    """
+    return [made for _, made in _judged(model, tokenizer, items, goal) if not isinstance(made, str)]
+
+
+def left_out(
+    model: nn.Module, tokenizer: Any, items: Sequence[Item], goal: str = "accuracy"
+) -> dict[str, str]:
+    """What :func:`candidates` does not try here, by name, with the reason."""
+    judged = _judged(model, tokenizer, items, goal)
+    return {name: made for name, made in judged if isinstance(made, str)}
+
+
+def _judged(
+    model: nn.Module, tokenizer: Any, items: Sequence[Item], goal: str
+) -> Iterator[tuple[str, Candidate | str]]:
+    """Each idea as a candidate, or why it is left out."""
+    if goal not in GOALS:
+        raise FoveateError(f"goal={goal!r} was given; it is one of {', '.join(GOALS)}.")
+    if not items:
+        raise FoveateError("candidates was given no items: what fits depends on them.")
+    some = list(items[:_READ])
+    depth = (grid_of(model) or (0, 0))[0]
+    ideas = accurate(depth) if goal == "accuracy" else cheap(goal, depth, _length(tokenizer, some))
+    refusals = _Refusals(some)
+    for idea in ideas:
+        why = idea.refused or refusals.of(idea) or _misfit(model, tokenizer, some, idea)
+        policy = Policy(idea.methods, idea.rewrites, name=idea.name)
+        parts = len(idea.methods) + len(idea.rewrites)
+        yield idea.name, why or Candidate(policy, idea.kind, parts, idea.why)
+
+
+class _Refusals:
+    """Which rules and rewrites fit too few of the items, each looked at once."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+        self._known: dict[tuple[str, str], str | None] = {}
+
+    def of(self, idea: Idea) -> str | None:
+        wanted = [("rewrite", n) for n in idea.rewrites] + [("rule", n) for n in idea.rules]
+        return next((why for one in wanted if (why := self._why(one))), None)
+
+    def _why(self, one: tuple[str, str]) -> str | None:
+        if one not in self._known:
+            kind, name = one
+            ask: Any = REWRITES[name] if kind == "rewrite" else RULES[name]
+            reasons = [ask.refusal(item) for item in self._items]
+            told = Counter(why for why in reasons if why is not None)
+            bad, n = told.total(), len(reasons)
+            few = n - bad < _SHARE * n
+            self._known[one] = (
+                f"{name!r} does not fit {bad} of {n} items: {told.most_common(1)[0][0]}"
+                if few
+                else None
+            )
+        return self._known[one]
+
+
+def _misfit(model: nn.Module, tokenizer: Any, items: Sequence[Item], idea: Idea) -> str | None:
+    """What attaching it to an item that it fits says."""
+    policy = Policy(idea.methods, idea.rewrites, name=idea.name)
+    fitting = (
+        item
+        for item in items
+        if all(REWRITES[name].fits(item) for name in idea.rewrites)
+        and all(RULES[name].fits(item) for name in idea.rules)
+    )
+    item = next(fitting, None)
+    if item is None:
+        return "no item has all that it needs"
+    if "quote first" in idea.rewrites and not getattr(tokenizer, "chat_template", None):
+        return "the model has no chat template: it continues texts and does not do as it is told"
+    if policy.asking is not None:
+        whole = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        return "the model reads its prompt in an encoder" if whole else None
+    try:
+        ((_, prompt),) = prompts(policy.items([item]), tokenizer, 1)
+        attach(model, *policy.at(prompt), prompt=prompt.to(next(model.parameters()).device))
+    except FoveateError as error:
+        return str(error)
+    return None
+
+
+def _length(tokenizer: Any, items: Sequence[Item]) -> int:
+    """Tokens of a prompt, the median."""
+    return int(median(_tokens(prompt) for _, prompt in prompts(items, tokenizer, 1)))
+
+
+def _tokens(prompt: Prompt) -> int:
+    return int(prompt.inputs["attention_mask"].sum())
