@@ -240,7 +240,8 @@ class Book:
     masks: dict[str, Tensor]
     real: Tensor  # bool [B, Sk] of the stack's keys
     rows: Tensor  # bool [B, Sq] of its queries
-    prompt: int = 10**9
+    prompt: int = 10**9  # queries from here on are decoded
+    born: int = 10**9  # keys from here on are generated
     read: dict[tuple[int, str, int], Tensor] = field(default_factory=dict)
 
     def attend(
@@ -250,9 +251,12 @@ class Book:
         parts = {"q": query.double(), "k": key.double(), "v": value.double()}
         groups = query.shape[1] // key.shape[1]
         shape = query.shape[0], query.shape[1], query.shape[2], key.shape[2]
+        decoder = site.kind == "decoder"
+        prompt = self.prompt if decoder or site.kind == "cross" else 10**9
         c = Row(
             site.layer, site.depth, torch.zeros(shape), torch.zeros(()), self.real, self.rows,
-            site.kind == "decoder", self.prompt, min(self.prompt, shape[3]), self.masks,
+            decoder, prompt, min(self.born, shape[3]) if decoder else shape[3],
+            self.masks,
         )  # fmt: skip
         mine = [m for m in self.methods if c.ours(m)] if here else []
         for method in mine:

@@ -54,8 +54,8 @@ class Place:
         self.real = mask.bool() if own and mask is not None else every
         asks = stack == "cross"
         self.rows = torch.ones(2, queries, dtype=torch.bool) if asks else self.real
-        near = [2, 3] if keys == 5 else [keys - 5, keys - 4]
-        other = [1, 2] if keys == 5 else [keys - 8, keys - 7, keys - 5]
+        at = {LENGTH: 9, 10: 6, 5: 2}[keys]  # seen by the last row, and by those decoded
+        near, other = [at, at + 1], ([1, 2] if keys == 5 else [at - 3, at - 2, at])
         self.masks = {
             "near": place(keys, near),
             "other": place(keys, other),
@@ -88,29 +88,91 @@ class Place:
         return output.flatten(0, 1)
 
     @torch.no_grad()
-    def ours(self, methods: Sequence[Any]) -> tuple[Tensor, dict[Any, Tensor]]:
-        """The model attached: its output, and what was read of the real rows."""
-        with fv.attach(self.model, *methods, regions=self.masks) as run:
+    def ours(self, methods: Sequence[Any], cut: bool = False) -> tuple[Tensor, dict[Any, Tensor]]:
+        """The model attached: its output, and what was read.
+
+        ``cut``: the prompt ends before the text does; what follows was generated.
+        """
+        regions = self.prompts if cut else self.masks
+        with fv.attach(self.model, *methods, regions=regions) as run:
             out = logits(self.model(**self.given))
+        return self.compared(out), self._read(methods, run)
+
+    @torch.no_grad()
+    def stepped(self, methods: Sequence[Any]) -> tuple[Tensor, dict[Any, Tensor]]:
+        """The same, the prompt in one forward and each further token from the cache."""
+        given = dict(self.given)
+        timed = [n for n in ("input_ids", "position_ids") if self.family.inputs == "ids"]
+        timed = [n for n in timed or ["decoder_input_ids"] if n in given]
+        whole = {n: given.pop(n) for n in timed}
+        mask = given.pop("attention_mask", None) if self.family.inputs == "ids" else None
+        parts, past = [], None
+        with fv.attach(self.model, *methods, regions=self.prompts) as run:
+            for start, stop in ((0, PROMPT), *((n, n + 1) for n in range(PROMPT, LENGTH))):
+                now = {n: t[:, start:stop] for n, t in whole.items()}
+                seen = {} if mask is None else {"attention_mask": mask[:, :stop]}
+                out = self.model(**given, **now, **seen, past_key_values=past, use_cache=True)
+                past = out.past_key_values
+                if self.family.inputs != "ids" and "encoder_outputs" not in given:
+                    given.pop("input_ids", None), given.pop("input_features", None)
+                    given["encoder_outputs"] = (out.encoder_last_hidden_state,)
+                parts.append(out.logits)
+        return self.compared(torch.cat(parts, 1)), self._read(methods, run)
+
+    @cached_property
+    def prompts(self) -> dict[str, Tensor]:
+        """The regions, ending where the prompt does."""
+        if self.stack != "decoder":
+            return self.masks
+        return {name: mask[:, :PROMPT] for name, mask in self.masks.items()}
+
+    def _read(self, methods: Sequence[Any], run: Any) -> dict[Any, Tensor]:
+        """What was read, by method, key and layer."""
         read = {}
         for method in methods:
             for one in getattr(method, "reads", ()):
-                found = run.results[one.key].prefill
-                if not isinstance(found, Tensor):
-                    found = found[self.stack]
+                phases = [run.results[one.key].prefill]
+                if any(call.phase == "decode" for call in run.calls):
+                    phases.append(run.results[one.key].decode)
+                phases = [t if isinstance(t, Tensor) else t[self.stack] for t in phases]
+                found = torch.cat(phases, -1)
                 read |= {(id(method), one.key, n): layer for n, layer in enumerate(found)}
             if isinstance(method, fv.Capture):
-                read |= {(id(method), "captured", n): t[-1] for (_, n), t in method.tensors.items()}
-        return self.compared(out), read
+                for (_, n), kept in method.tensors.items():
+                    read[id(method), "captured", n] = torch.cat(kept, 2)
+        return read
 
     @torch.no_grad()
-    def book(self, methods: Sequence[Any], prompt: int = 10**9) -> tuple[Tensor, dict]:
-        """The same by definition."""
+    def book(
+        self, methods: Sequence[Any], prompt: int = 10**9, born: int = 10**9
+    ) -> tuple[Tensor, dict]:
+        """The same by definition: queries from ``prompt`` on decoded, keys from ``born`` on new."""
         eager = models(self.name, "eager")
-        made = Book(methods, self.stack, self.masks, self.real, self.rows, prompt)
+        made = Book(methods, self.stack, self.masks, self.real, self.rows, prompt, born)
         with by_definition(eager, made):
             out = logits(eager(**self.given))
         return self.compared(out), made.read
+
+    @torch.no_grad()
+    def row(self, methods: Sequence[Any], n: int) -> Tensor:
+        """One row of the batch by itself, without its padding: what is compared of it."""
+        given = {name: t[n : n + 1] for name, t in self.given.items() if name != "attention_mask"}
+        mask = self.given.get("attention_mask")
+        masks = {name: t[n : n + 1] for name, t in self.masks.items()}
+        if mask is not None:
+            real = mask[n].bool()
+            for name in {"input_ids", "position_ids"} & set(given):
+                given[name] = given[name][:, real]
+            masks = {name: t[:, self.real[n]] for name, t in masks.items()}
+        with fv.attach(self.model, *methods, regions=masks):
+            return logits(self.model(**given))[0]
+
+    def row_of(self, output: Tensor, n: int) -> Tensor:
+        """That row in what :meth:`ours` gave."""
+        if self.told.shape[1] == 1:
+            return output.unflatten(0, (2, -1))[n]
+        first = int(self.told[0].sum())
+        return output[:first] if n == 0 else output[first:]
 
     def apart(self, got: tuple[Tensor, dict], want: tuple[Tensor, dict]) -> str:
         """Where two runs differ, in words; nothing where they do not."""

@@ -56,8 +56,15 @@ class Visit(Protocol):
         """The model's own program for this call."""
         ...
 
-    def edit(self, program: Program, index: int) -> Program:
-        """What the methods make of the program of the ``index`` attachments outside this one."""
+    def edit(self, program: Program, index: int, own: Program) -> Program:
+        """What the methods make of the program of the ``index`` attachments outside this one.
+
+        ``own`` is the model's.
+        """
+        ...
+
+    def emptied(self, q: Tensor) -> Tensor:
+        """The queries, those at 0 whose own scores the methods let count for nothing."""
         ...
 
     def run(self, base: Base, program: Program, check: Callable[[], None]) -> Output:
@@ -171,8 +178,11 @@ def route(
         base = visits[0].base(own.name, own.options, own.causal)
         program = base.program
         for index, visit in enumerate(visits):
-            program = visit.edit(program, index)
+            program = visit.edit(program, index, base.program)
         if program is not base.program:
+            for visit in visits if not own.scores else ():
+                q = visit.emptied(q)
+            visits[0].tensors = q, k, v
             refuse_dropout(module, own.options)
             wanted = program.with_reads(_all_rows(q.shape[2])) if own.scores else program
             output = visits[0].run(base, wanted, lambda: own.check(base, q, k, v))

@@ -38,6 +38,9 @@ class Call:
         The run's regions on the call's keys, bool ``[Sk]`` or ``[B, Sk]``.
     tensors : (q, k, v), optional
         Only for methods with ``looks = True``, in their ``rewrite``.
+    own : Program, optional
+        What the model itself computes here, before any method; in ``rewrite``. What it hides is
+        padding; what a program hides besides, a method has hidden.
     """
 
     phase: str
@@ -47,6 +50,7 @@ class Call:
     shapes: Shapes
     views: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     tensors: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
+    own: Program | None = field(default=None, repr=False)
 
     def queries(self, region: str) -> Tensor:
         """A region on the call's queries instead of its keys: bool ``[Sq]`` or ``[B, Sq]``.

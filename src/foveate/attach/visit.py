@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Edited", "Visit"]
 
-_WANTS = {"inputs": "queries, keys and values", "outputs": "head outputs"}
+_WANTS = {"inputs": "queries, keys and values", "emptied": "queries", "outputs": "head outputs"}
+_TAG = re.compile(r"#\d+(?=')")  # what tells an inner session's names from an outer one's
 
 
 @dataclass(eq=False)
@@ -108,6 +110,18 @@ class Visit:
             given = found
         return given
 
+    def emptied(self, q: Tensor, before: object = None) -> Tensor:
+        """The queries, those at 0 whose own scores the methods let count for nothing.
+
+        ``before`` stops at a method: what it looks at knows nothing of those behind it.
+        """
+        for method in self._methods():
+            if method is before:
+                break
+            rows = getattr(method, "emptied", lambda site, call: None)(self.place.site, self.call)
+            q = q if rows is None else q.masked_fill(rows[..., None], 0.0)
+        return q
+
     def outputs(self, out: Tensor) -> Tensor:
         """What the methods make of the head outputs ``[B, Hq, Sq, Dv]``."""
         for method in self._methods():
@@ -123,7 +137,7 @@ class Visit:
     def only_program(self, who: str) -> None:
         """Raise where a method wants the tensors of a call that has only scores."""
         for method in self._methods():
-            for part in ("inputs", "outputs"):
+            for part in _WANTS:
                 if hasattr(method, part):
                     raise FoveateError(
                         f"{method!r} works on {_WANTS[part]}, and {self.place.site.name} ({who}) "
@@ -136,22 +150,22 @@ class Visit:
         """Whether a method here looks at the head outputs."""
         return any(hasattr(method, "outputs") for method in self._methods())
 
-    def edit(self, program: Program, index: int) -> Program:
+    def edit(self, program: Program, index: int, own: Program) -> Program:
         """What the methods make of the program; ``program`` itself where none acts.
 
-        ``index`` counts the sessions on this call from the outermost, 0.
+        ``index`` counts the sessions on this call from the outermost, 0; ``own`` is the model's.
         """
         looks = any(getattr(method, "looks", False) for method in self.place.methods)
         key = (id(program), index, id(self.call), self.place.alike)
         edited = None if looks else self.cache.get(key)  # what is seen is never the same
         if edited is None:
-            edited = self.cache[key] = self._edit(program, index)
+            edited = self.cache[key] = self._edit(program, index, own)
         if edited.why:
             self.place.why |= edited.why
         self.edited = edited
         return edited.program
 
-    def _edit(self, program: Program, index: int) -> Edited:
+    def _edit(self, program: Program, index: int, own: Program) -> Edited:
         """Apply the methods in their order.
 
         What an inner session adds is renamed, so that both may speak of regions and measures of the
@@ -161,10 +175,15 @@ class Visit:
         assert isinstance(views, Views)
         edited = Edited(program, [], {}, program)
         result = before = program.evolve(regions=ChainMap(views, program.regions))  # type: ignore[arg-type]
+        call = replace(self.call, own=own)
         for method in self._methods():
-            result = self._apply(method, result, views, edited)
+            result = self._apply(method, result, call, edited)
         if result is before:
             return edited
+        for method in self._methods():
+            getattr(method, "settled", lambda program, site, call: None)(
+                result, self.place.site, call
+            )
         tag = f"#{index}"  # always: what an outer session named must not hide what an inner means
         used = dict(program.regions)
 
@@ -188,12 +207,13 @@ class Visit:
         )
         return edited
 
-    def _apply(self, method: Any, program: Program, views: Views, notes: Edited) -> Program:
+    def _apply(self, method: Any, program: Program, call: Call, notes: Edited) -> Program:
         """One method; as it was where the method's region does not fit this site."""
-        session, site = self.session, self.place.site
-        call = self.call
+        session, site, views = self.session, self.place.site, call.views
+        assert isinstance(views, Views)
         if getattr(method, "looks", False):
-            call = replace(call, tensors=self.tensors)
+            q, k, v = self.tensors
+            call = replace(call, tensors=(self.emptied(q, method), k, v))
 
         def fits(region: str) -> bool:
             why = session.misfit(method, region, views)
@@ -254,7 +274,10 @@ class Visit:
             )
         refuse_transforms()
         check()
-        return plan(program, base.shapes)
+        try:
+            return plan(program, base.shapes)
+        except FoveateError as error:  # names as the user gave them
+            raise FoveateError(_TAG.sub("", str(error))) from error
 
     def count(self) -> None:
         """Note whether this call was edited or measured."""

@@ -105,6 +105,9 @@ class _Beside:
             q, k, v = call.tensors
             if hasattr(self.method, "inputs"):
                 q, k, v = self.method.inputs(q, k, v, site, call)
+            if hasattr(self.method, "emptied"):
+                rows = self.method.emptied(site, call)
+                q = q if rows is None else q.masked_fill(rows[..., None], 0.0)
             edited = self.method.rewrite(program, site, call)
             if edited is not program or q is not call.tensors[0] or k is not call.tensors[1]:
                 found = plan(edited.evolve(reads=()), call.shapes).run(q, k, v)

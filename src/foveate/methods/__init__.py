@@ -21,6 +21,11 @@ and, where it needs them,
 ``inputs(q, k, v, site, call) -> (q, k, v)``
     Looks at the tensors of a call, or edits them: ``[B,Hq,Sq,D]``, ``[B,Hkv,Sk,D]``,
     ``[B,Hkv,Sk,Dv]``, behind the rotary embedding and the cache.
+``emptied(site, call) -> rows``
+    The queries, bool ``[B|1, Hq, Sq]``, whose own scores count for nothing: they are 0 when the
+    call runs, and for methods listed later that look; None for no such queries.
+``settled(program, site, call)``
+    Raises where what all methods made of the program leaves it no meaning.
 ``outputs(out, site, call) -> out``
     Looks at the head outputs ``[B,Hq,Sq,Dv]`` before the output projection, or edits them.
 ``hooks(model, sites)``

@@ -13,6 +13,7 @@ from .._implements import implements
 from ..adapters.sites import Site
 from ..engine.measures import received
 from ..engine.program import Program
+from ..engine.shapes import Shapes
 from ..engine.terms import hidden
 from ..errors import FoveateError
 from ._method import Method
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ..attach import Call
 
 __all__ = ["ACT"]
+
+TILE = 4_000_000  # pairs of queries and keys looked at together
 
 
 @implements("act-attention-calibration", basis="paper")
@@ -74,7 +77,8 @@ class ACT(Method):
     (``atten_process_eval``). In generation the sinks found in the prompt keep their part and new
     tokens never become sinks; the authors' chat script judges each decode step by its single row,
     which would flatten every sharp look back. Chunks of one prefill are judged by all rows so far.
-    In rows that see nothing but sinks and the first token, these share what is taken.
+    In rows that see nothing but sinks and the first token, these share what is taken. Under a
+    pattern that looks at the content every later row counts as one that sees a key.
 
     Examples
     --------
@@ -124,6 +128,11 @@ class ACT(Method):
         """Find the sinks, then add the two gains."""
         if self.beta == 1.0:
             return program
+        if program.operators:
+            raise FoveateError(
+                f"{self!r} has to know what every key receives, and {program.operators[-1]!r}, "
+                "given before it, never writes that out: attach ACT before it."
+            )
         if "first" not in call.views:  # keys of another stack: attach passes it over, and says why
             return program.with_gain("first", self.beta)
         sinks = self._sinks(program, site, call)
@@ -172,7 +181,7 @@ class _Seen(NamedTuple):
     """What the columns received in the prefill so far; axes of keys begin at position 0."""
 
     received: Tensor  # [B, Hq, S]
-    rows: Tensor  # [B|1, 1, S]: real queries that see the key
+    rows: Tensor  # [B|1, H|1, S]: real queries that see the key
     tokens: Tensor  # [B|1, 1, 1]: real tokens
 
 
@@ -181,29 +190,41 @@ def _look(program: Program, call: Call, before: _Seen | None) -> _Seen:
     with torch.no_grad():
         got = call.read(program, received())["received"]
     offset = h.Sk - h.Sq if program.q_offset is None else program.q_offset
-    real = torch.ones(1, h.Sq, dtype=torch.bool, device=h.device)
-    if program.queries is not None:
-        real = program.queries
-    later = nn.functional.pad(real.flip(1).cumsum(1).flip(1), (0, 1))  # real ones from i on
     key = torch.arange(h.Sk, device=h.device)
-    rows = (
-        later[:, (key - offset).clamp(0, h.Sq)] if program.causal else later[:, :1].expand(-1, h.Sk)
-    )
     visible = torch.ones(1, h.Sk, dtype=torch.bool, device=h.device)
-    if program.key_bias is not None:
-        bias = program.key_bias
+    bias = (call.own or program).key_bias  # the model's: what a method hides are tokens still
+    if bias is not None:
         visible = ~hidden(bias.reshape((1,) * (3 - bias.dim()) + bias.shape)[:, 0]).expand(-1, h.Sk)
     if program.causal:
         visible = visible & (key < offset + h.Sq)
     tokens = visible.sum(-1)[:, None, None] + call.kv_offset
     lead = (call.kv_offset, 0)
     got = nn.functional.pad(got, lead)
-    seen = nn.functional.pad(rows[:, None].to(got.dtype), lead)
+    seen = nn.functional.pad(_seeing(program, h, offset).to(got.dtype), lead)
     if before is not None and before.received.shape[0] == got.shape[0]:
         longer = (0, got.shape[-1] - before.received.shape[-1])
         got = got + nn.functional.pad(before.received, longer)
         seen = seen + nn.functional.pad(before.rows, longer)
     return _Seen(got, seen, tokens)
+
+
+def _seeing(program: Program, h: Shapes, offset: int) -> Tensor:
+    """How many real queries see each key, ``[B|1, H|1, Sk]``: a tile of pairs at a time."""
+    real = torch.ones(1, h.Sq, dtype=torch.bool, device=h.device)
+    if program.queries is not None:
+        real = program.queries
+    key, pattern = torch.arange(h.Sk, device=h.device), program.pattern
+    if pattern is None or getattr(pattern, "routed", False):
+        later = nn.functional.pad(real.flip(1).cumsum(1).flip(1), (0, 1))  # real ones from i on
+        first = (key - offset).clamp(0, h.Sq) if program.causal else torch.zeros_like(key)
+        return later[:, None, first]
+    count = torch.zeros(1, 1, h.Sk, dtype=torch.int64, device=h.device)
+    for some in torch.arange(h.Sq, device=h.device).split(max(1, TILE // h.Sk)):
+        pairs = pattern.tile(some + offset, key) & real[:, None, some, None]
+        if program.causal:
+            pairs = pairs & (key <= (some + offset)[:, None])
+        count = count + pairs.sum(-2)
+    return count
 
 
 def _per_head(region: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._implements import implements
 from ..adapters.sites import Site
 from ..engine.program import Program
+from ..engine.terms import hidden
 from ..errors import FoveateError
 from ._method import Method
 
@@ -48,8 +49,10 @@ class AttendTo(Method):
     ------
     FoveateError
         For neither or both of a region and a tensor of weights, weights that are no distribution,
-        a batch padded on the right with ``queries="last"``, and a model whose scores hold a dense
-        bias of their own (T5), which would show through.
+        a batch padded on the right with ``queries="last"``, a model whose scores hold a dense
+        bias of their own (T5), which would show through, rows behind the region that see nothing
+        of it (a window of the model's, a pattern, :class:`~foveate.methods.hide.Hide`), and two of
+        them on the same rows.
 
     Notes
     -----
@@ -112,13 +115,11 @@ class AttendTo(Method):
         heads = self.scope.heads_of(site)
         return (heads, site.layer) if isinstance(self.weights, Mapping) else heads
 
-    def inputs(
-        self, q: Tensor, k: Tensor, v: Tensor, site: Site, call: Call
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The chosen queries set to 0, so that only the weights decide."""
+    def emptied(self, site: Site, call: Call) -> Tensor | None:
+        """The chosen queries, which are set to 0 so that only the weights decide."""
         if self.weights == "own" or any(name not in call.views for name in self.regions):
-            return q, k, v
-        return q.masked_fill(self._rows(site, call)[..., None], 0.0), k, v
+            return None
+        return self._rows(site, call)
 
     def rewrite(self, program: Program, site: Site, call: Call) -> Program:
         """Add the logarithm of the weights to the scores of the chosen rows."""
@@ -154,8 +155,41 @@ class AttendTo(Method):
             # what the weights lack of 1 is the sink's: e^shift = e^sink / (1 - their sum)
             rest = (1 - given).clamp(min=1e-12).to(shapes.device)  # (B|1, H|1)
             psi = psi + (program.sinks.float() - rest.log())[..., None, None]
-        term = (phi, psi.to(shapes.dtype))
+        for other in program.score_terms:
+            if isinstance(other, _Written) and bool((other[0] * phi).any()):
+                raise FoveateError(
+                    f"{other.by!r} and {self!r} write the same rows at {site.name}: give them "
+                    "different heads, layers or queries."
+                )
+        term = _Written((phi, psi.to(shapes.dtype)), self)
         return program.evolve(score_terms=(*program.score_terms, term))
+
+    def settled(self, program: Program, site: Site, call: Call) -> None:
+        """Refuse rows that see nothing of the region, hidden from them by whatever it is."""
+        pattern = None if getattr(program.pattern, "routed", False) else program.pattern
+        unseen = pattern is None and program.key_bias is None
+        if self.region is None or unseen or any(name not in call.views for name in self.regions):
+            return
+        shapes, rows = call.shapes, self._rows(site, call)
+        if program.queries is not None:
+            rows = rows & program.queries[:, None]
+        some = rows.flatten(0, 1).any(0).nonzero()[:, 0]
+        inside = call.views[self.region]
+        seen = inside.reshape(-1, 1, 1, shapes.Sk)
+        if program.key_bias is not None:
+            bias = program.key_bias
+            seen = seen & ~hidden(bias.reshape((1,) * (3 - bias.dim()) + bias.shape))[:, :, None]
+        if pattern is not None:
+            at = some + (call.q_offset - call.kv_offset)
+            seen = seen & pattern.tile(at, torch.arange(shapes.Sk, device=some.device))
+        blind = rows[..., some] & ~seen.any(-1)
+        if bool(blind.any()):
+            row = int(some[blind.flatten(0, -2).any(0)][0]) + call.q_offset
+            raise FoveateError(
+                f"{self!r} would turn the query at position {row} of {site.name} to region "
+                f"{self.region!r}, and it sees nothing of it there: a window, a pattern or Hide "
+                "takes it away. Leave such layers or heads out, or the other away."
+            )
 
     def _rows(self, site: Site, call: Call) -> Tensor:
         """Which rows are overwritten: bool ``[B|1, Hq, Sq]``."""
@@ -191,6 +225,17 @@ class AttendTo(Method):
         first = [] if self.region is None else [repr(self.region)]
         weights = self.weights if isinstance(self.weights, str) else "…"
         return [*first, f"weights={weights}", f"queries={self.where!r}"]
+
+
+class _Written(tuple[Tensor, Tensor]):
+    """A term ``(phi, psi)`` that writes rows, and the method whose it is."""
+
+    by: AttendTo
+
+    def __new__(cls, term: tuple[Tensor, Tensor], by: AttendTo) -> _Written:
+        made = super().__new__(cls, term)
+        made.by = by
+        return made
 
 
 def _distributions(weights: Any) -> Any:

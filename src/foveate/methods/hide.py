@@ -17,7 +17,7 @@ from ._method import Method
 if TYPE_CHECKING:
     from ..attach import Call
 
-__all__ = ["Hide"]
+__all__ = ["From", "Hide"]
 
 
 class Hide(Method):
@@ -72,15 +72,15 @@ class Hide(Method):
             return program.evolve(key_bias=hidden)
         from_keys = call.views[self.where]
         seer = from_keys.reshape(-1, 1, from_keys.shape[-1])
-        return program.evolve(pattern=_From(away, seer, program.pattern))
+        return program.evolve(pattern=From(away, seer, program.pattern))
 
     def _given(self) -> list[str]:
         return [repr(self.region)] + ([] if self.where is None else [f"queries={self.where!r}"])
 
 
 @dataclass(frozen=True, eq=False)
-class _From:
-    """Keys ``away`` are invisible to the queries ``seer``, both as sets of key positions."""
+class From:
+    """Beside ``inner``: keys ``away`` are invisible to the queries ``seer``, as key positions."""
 
     away: Tensor  # [B|1, H|1, Sk]
     seer: Tensor  # [B|1, 1, Sk]

@@ -105,6 +105,7 @@ class Select(Method):
 
 def _origin(program: Program, call: Call) -> int | Tensor:
     """What to add to a key's index so that a row's first real token is 0."""
+    program = call.own or program  # what a method hides is no padding
     if call.kv_offset:  # a cache that slid has let go of the padding
         return call.kv_offset
     if program.key_bias is not None:

@@ -161,7 +161,7 @@ def _focus(at: Target, again: bool) -> tuple[Any, ...]:
 def _delta(at: Target, again: bool) -> tuple[Any, ...]:
     stack = {"stack": at.stack}
     every, last = (2, 1) if again else (3, 2)
-    return Select(at.window(), **stack), DeltaCorrection(every, last=last, **stack)
+    return Select(at.window(4), **stack), DeltaCorrection(every, last=last, **stack)
 
 
 _LISTED = (
@@ -243,7 +243,7 @@ _LISTED = (
     Stable(
         "Select",
         lambda at, again: (
-            Select(at.window(2), heads=[0], stack=at.stack)
+            Select(at.window(5), heads=[0], stack=at.stack)
             if again
             else Select(at.window(), stack=at.stack),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from ...engine.shapes import Shapes
 from ...patterns import Pattern
 from ...patterns._base import whole
 from .._method import Method
+from ..hide import From
 from ..select import Both
 from ._heads import on_heads
 from ._rows import Plans, Span, spans
@@ -99,7 +101,7 @@ class DeltaCorrection(Method):
     def rewrite(self, program: Program, site: Site, call: Call) -> Program:
         """The program with the correction as its last operator."""
         heads = self.scope.heads_at(site, call.shapes.Hq)
-        operator = Delta(self.every, self.last, _own(program.pattern), heads)
+        operator = Delta(self.every, self.last, heads, call.own)
         return program.evolve(operators=(*program.operators, operator))
 
     def _given(self) -> list[str]:
@@ -107,10 +109,12 @@ class DeltaCorrection(Method):
 
 
 def _own(pattern: Protocol | None) -> Protocol | None:
-    """What of a call's pattern is the model's own: not what was attached."""
+    """What of a call's pattern is the model's own, or hides a region: no pattern attached."""
     if isinstance(pattern, Both):
         first, second = _own(pattern.first), _own(pattern.second)
         return first if second is None else second if first is None else Both(first, second)
+    if isinstance(pattern, From) and isinstance(pattern.inner, Pattern | Both | From):
+        return replace(pattern, inner=_own(pattern.inner))
     return None if isinstance(pattern, Pattern) else pattern
 
 
@@ -121,21 +125,22 @@ class Delta:
     ----------
     every, last : int
         As in :class:`DeltaCorrection`.
-    own : Pattern, optional
-        What full rows are restricted to.
     heads : tuple of int, optional
         The heads corrected; None for all.
+    model : Program, optional
+        What the model itself computes, which tells padding from what a method hides.
     """
 
     def __init__(
         self,
         every: int | None,
         last: int,
-        own: Protocol | None = None,
         heads: tuple[int, ...] | None = None,
+        model: Program | None = None,
     ) -> None:
-        self.every, self.last, self.own, self.heads = every, last, own, heads
+        self.every, self.last, self.heads, self.model = every, last, heads, model
         self._plans = Plans()
+        self._seen: tuple[Program, Program] | None = None
 
     def __repr__(self) -> str:
         return f"DeltaCorrection(every={self.every})"
@@ -143,9 +148,9 @@ class Delta:
     def run(self, program: Program, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """``out [B,Hq,Sq,Dv]`` and ``lse [B,Hq,Sq]`` of the program, corrected."""
         shapes = Shapes.of(q, k, v)
-        full = program.evolve(pattern=self.own, operators=())
-        found = spans(program, shapes)
-        dense = program.pattern is self.own and not program.operators
+        full = self._in_full(program)
+        found = spans(program if self.model is None else self.model, shapes)
+        dense = program.pattern is full.pattern and not program.operators
         short = all(self._end(*span.rows) <= span.rows[0] for span in found)  # a decode step, say
         if dense or (short and self.heads is None):
             done = self._plans.of(full, shapes).run(q, k, v)
@@ -160,6 +165,12 @@ class Delta:
             torch.cat(each) if len(items) > 1 else each[0] for each in zip(*items, strict=True)
         )
         return on_heads(self.heads, (out, lse), corrected)
+
+    def _in_full(self, program: Program) -> Program:
+        """The program with everything seen that the model shows and no method hides."""
+        if self._seen is None or self._seen[0].pattern is not program.pattern:
+            self._seen = program, program.evolve(pattern=_own(program.pattern))
+        return program.evolve(pattern=self._seen[1].pattern, operators=())
 
     def _end(self, first: int, stop: int) -> int:
         """Where the rows at the end begin that are all full."""
