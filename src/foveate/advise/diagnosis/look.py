@@ -15,6 +15,7 @@ from ...errors import FoveateError
 from ...find._decode import greedy, read, step
 from ...methods.measure import Measure
 from ...prompt import Prompt
+from ...results.series import Series
 from ...tasks import prompts
 from .places import Places
 
@@ -110,7 +111,7 @@ def look(model: Any, tokenizer: Any, asked: Asked, max_new_tokens: int) -> list[
     measure = Measure(*(mass(name) for name in (*PARTS, "generated")), entropy())
     with attach(model, measure, prompt=prompt, regions=parts) as run:
         said = greedy(model, prompt, cache, max_new_tokens)
-    found = {key: run.results[key].decode.float().cpu() for key in run.results}
+    found = {key: _steps(run.results[key]) for key in run.results}
     shares = torch.stack([found[f"mass:{name}"] for name in PARTS])  # (5, L, B, H, T)
     shares[PARTS.index("rest")] += found["mass:generated"]
     shares[PARTS.index("sink")] += (1 - shares.sum(0)).clamp(min=0)  # a learned sink takes the rest
@@ -160,10 +161,7 @@ def forced(model: Any, tokenizer: Any, asked: Asked) -> list[Tensor]:
     cache = read(model, prompt)
     with attach(model, Measure(*map(mass, units)), prompt=prompt, regions=units) as run:
         step(model, fed, torch.cat([mask, real[:, :-1]], 1), cache)
-    phase = "prefill" if long > 1 else "decode"
-    masses = torch.stack(
-        [getattr(run.results[f"mass:{name}"], phase).float().cpu() for name in units]
-    )
+    masses = torch.stack([_steps(run.results[f"mass:{name}"]) for name in units])
     weights = real.float().cpu()
     mean = torch.einsum("ulbht,bt->bulh", masses, weights / weights.sum(1, keepdim=True))
     return [mean[row, : len(case.units)] for row, case in enumerate(asked.cases)]
@@ -172,6 +170,11 @@ def forced(model: Any, tokenizer: Any, asked: Asked) -> list[Tensor]:
 def tokenizer_of(tokenizer: Any) -> Any:
     """The tokenizer itself, where a processor holds it."""
     return getattr(tokenizer, "tokenizer", None) or tokenizer
+
+
+def _steps(series: Series) -> Tensor:
+    """``[L, B, H, T]``: the prompt's last token still counts as prefill, the reply as decode."""
+    return torch.cat([series.prefill, series.decode], -1).float().cpu()
 
 
 def _marked(prompt: Prompt, cases: Sequence[Places], what: str | int) -> Tensor:

@@ -85,7 +85,10 @@ class Places:
                 units = ()
             context = units
         asked = tuple(
-            part for span in parts.asked for part in _outside(span, context if units else ())
+            part
+            for span in parts.asked
+            for part in _outside(span, context)
+            if parts.text[slice(*part)].strip()
         )
         found = cls(item, bool(right), parts.text, tuple(units), context, asked)
         given = tuple(marked(item, parts.text, "evidence"))
