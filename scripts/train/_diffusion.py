@@ -1,29 +1,23 @@
-"""What the two text-to-image models share: words, scenes, averages and how they are judged."""
+"""What the two text-to-image models share: words, scenes, the average that is drawn with."""
 
 from __future__ import annotations
 
 import copy
 import json
 import random
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import chain, permutations, product
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _drawing import KINDS, PAIRS, SIDES, figures, montage
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from foveate.models.pipelines import encoded
-from foveate.statistics import wilson
-from foveate.tasks.shapes import COLOURS, SHAPES, Scene, Thing, caption, check, mentions, render
+from foveate.tasks.shapes import COLOURS, SHAPES, Scene, Thing, caption, render
 
-KINDS = tuple(product(("circle", "square", "triangle"), ("red", "green", "blue", "yellow")))
-SIDES = (10, 14)  # pixels: smallest and largest thing
-PAIRS = 0.4  # share of training scenes with two things
 DROPPED = 0.1  # share of captions that are left out, for guidance
 TOKENS = 12  # of a prompt, begin and end included
 
@@ -128,63 +122,6 @@ class Trained(nn.Module):
         )
 
 
-# --------------------------------------------------------------------------- how good
-
-
-def prompts(count: int, n: int, seed: int = 1) -> list[str]:
-    """``n`` texts that ask for `count` things of different kinds, all kinds (pairs) alike."""
-    asked = list(permutations(KINDS, count))
-    random.Random(seed).shuffle(asked)
-    drawn = [asked[i % len(asked)] for i in range(n)]
-    return [" and ".join(f"a {colour} {shape}" for shape, colour in kinds) for kinds in drawn]
-
-
-def judged(asked: list[str], pictures: list[Any]) -> dict[str, Any]:
-    """Shares of pictures, with Wilson's intervals.
-
-    ``right``: what was asked for and nothing else. ``all_there``: everything that was asked for.
-    ``neglected``: fewer things than asked for. ``leaked``: a thing with the shape of one and the
-    colour of another that were asked for.
-    """
-    counts: Counter[str] = Counter()
-    for text, picture in zip(asked, pictures, strict=True):
-        wanted, found = Counter(mentions(text)), Counter(thing.kind for thing in check(picture))
-        shapes, colours = {s for s, _ in wanted}, {c for _, c in wanted}
-        counts["right"] += found == wanted
-        counts["all_there"] += wanted <= found
-        counts["neglected"] += found.total() < wanted.total()
-        counts["leaked"] += any(
-            kind not in wanted and kind[0] in shapes and kind[1] in colours for kind in found
-        )
-    n = len(asked)
-    names = ("right", "all_there", "neglected", "leaked")
-    return {"n": n} | {
-        name: [round(x, 3) for x in (counts[name] / n, *wilson(counts[name], n))] for name in names
-    }
-
-
-def drawn(
-    pipeline: Any, asked: list[str], *, steps: int = 20, guidance: float = 4.0, seed: int = 7
-) -> Iterator[Any]:
-    """Pictures of a pipeline, 32 prompts at a time."""
-    pipeline.set_progress_bar_config(disable=True)
-    for first in range(0, len(asked), 32):
-        part = asked[first : first + 32]
-        noise = torch.Generator().manual_seed(seed + first)
-        yield from pipeline(
-            part, num_inference_steps=steps, guidance_scale=guidance, generator=noise
-        ).images
-
-
-def figures(pipeline: Any, n: int = 240, **options: Any) -> dict[str, Any]:
-    """How often a pipeline draws what it is asked for."""
-    began, told = time.monotonic(), {}
-    for count, name in ((1, "one"), (2, "two")):
-        asked = prompts(count, n)
-        told[name] = judged(asked, list(drawn(pipeline, asked, **options)))
-    return told | {"seconds_a_picture": round((time.monotonic() - began) / (2 * n), 3)}
-
-
 def watching(
     trained: Trained, pipeline: Callable[[], Any], folder: Path, every: int, n: int = 36
 ) -> Callable[[int], None]:
@@ -204,13 +141,9 @@ def watching(
     return also
 
 
-def montage(pipeline: Any, file: Path, rows: int = 4) -> None:
-    """Eight pictures of one thing and eight of two a row, five times as large, as one file."""
-    from PIL import Image
-
-    asked = list(chain.from_iterable(zip(prompts(1, 4 * rows), prompts(2, 4 * rows), strict=True)))
-    pictures = [np.asarray(p) for p in drawn(pipeline, asked)]
-    lines = [np.concatenate(pictures[i : i + 8], 1) for i in range(0, len(pictures), 8)]
-    sheet = np.concatenate(lines, 0).repeat(5, 0).repeat(5, 1)
-    Image.fromarray(sheet).save(file)
-    file.with_suffix(".txt").write_text("\n".join(asked) + "\n", encoding="utf-8")
+def resume(trained: Trained, folder: Path) -> None:
+    """Bring the model to the state of the last checkpoint."""
+    file = folder / "checkpoint.pt"
+    if not file.exists():
+        raise SystemExit(f"There is no {file} yet: train first, without --export and --evaluate.")
+    trained.load_state_dict(torch.load(file, weights_only=True)["model"])

@@ -1,0 +1,124 @@
+"""Train shapes-unet: a UNet with cross-attention that draws one or two coloured shapes.
+
+    python scripts/train/shapes_unet.py                        # trains; run again to resume
+    python scripts/train/shapes_unet.py --export --evaluate    # src/foveate/models/shapes-unet
+
+Diffusion in the v-parametrisation with a schedule that ends in pure noise; the text encoder learns
+along.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import arguments, fit
+from _diffusion import Trained, batch, resume, text_encoder, tokenizer, watching
+from _drawing import ship
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+
+from foveate.models.pipelines import Pixels, ShapesUNetPipeline
+
+WIDTHS, TEXT, HEADS = (32, 64), 64, 2
+
+
+def build() -> Trained:
+    """The untrained model."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    denoiser = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=12,
+        out_channels=12,
+        block_out_channels=WIDTHS,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        norm_num_groups=8,
+        cross_attention_dim=TEXT,
+        attention_head_dim=HEADS,  # that many heads: diffusers' name for it
+    )
+    torch.nn.init.zeros_(denoiser.conv_out.weight)
+    torch.nn.init.zeros_(denoiser.conv_out.bias)
+    return Trained(denoiser, text_encoder(words, TEXT), words)
+
+
+def scheduler() -> DDIMScheduler:
+    """The noise that it is trained on and drawn with."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+
+
+def pipeline(trained: Trained) -> ShapesUNetPipeline:
+    """The averaged model, ready to draw."""
+    return ShapesUNetPipeline(
+        unet=trained.average["denoiser"],
+        scheduler=scheduler(),
+        text_encoder=trained.average["encoder"],
+        tokenizer=trained.words,
+    )
+
+
+def loss_of(trained: Trained, size: int, compiled: bool) -> Any:
+    """Step to its loss: the error of v, as far as the noise lets it be told (min-SNR of 5)."""
+    denoiser = trained.live["denoiser"]
+    forward = torch.compile(denoiser) if compiled else denoiser
+    noising, coder = scheduler(), Pixels(2)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        pictures, texts, noise = batch(step, size)
+        latents = coder.encode(pictures)
+        tokens, _ = trained.read(texts)
+        times = torch.randint(0, len(noising.alphas_cumprod), (size,), generator=noise)
+        pure = torch.randn(latents.shape, generator=noise)
+        noised = noising.add_noise(latents, pure, times)
+        with torch.autocast("cpu", torch.bfloat16):
+            told = forward(noised, times, encoder_hidden_states=tokens, return_dict=False)[0]
+        wanted = noising.get_velocity(latents, pure, times)
+        error = (told.float() - wanted).square().mean((1, 2, 3))
+        kept = noising.alphas_cumprod[times]
+        snr = kept / (1 - kept)
+        weight = snr.clamp(max=5) / (snr + 1) + 0.1
+        return {"loss": (weight * error).mean() / weight.mean(), "plain": error.detach().mean()}
+
+    return loss
+
+
+def main() -> None:
+    """Train, or what the options say."""
+    parser = arguments("shapes-unet", __doc__, steps=12000, batch=64)
+    parser.add_argument("--compile", action="store_true", help="quicker, where there is a compiler")
+    parser.add_argument("--watch", type=int, default=1000, help="steps from one look to the next")
+    given = parser.parse_args()
+    folder: Path = given.folder
+    trained = build()
+    if given.export or given.evaluate:
+        resume(trained, folder)
+        about = (
+            "A UNet of Stable Diffusion's class, with cross-attention to the text at 16 × 16 and "
+            "8 × 8 places, that draws one or two coloured shapes. It was trained in the "
+            "v-parametrisation; its text encoder learned along."
+        )
+        ship(trained, pipeline(trained), "shapes-unet", about, folder, given.batch)
+        return
+    fit(
+        trained,
+        loss_of(trained, given.batch, given.compile),
+        steps=given.steps,
+        rate=1e-3,
+        file=folder / "checkpoint.pt",
+        minutes=given.minutes,
+        also=watching(trained, lambda: pipeline(trained), folder, given.watch),
+    )
+
+
+if __name__ == "__main__":
+    main()
