@@ -10,7 +10,7 @@ from tests import words
 from tests.advise.diagnosis import counting
 from tests.families import DECODERS, build
 
-from foveate.advise.diagnosis.look import PARTS, Looked, forced, look, prompted
+from foveate.advise.diagnosis.look import PARTS, Looked, _offset, forced, look, prompted
 from foveate.advise.diagnosis.places import Places
 from foveate.errors import FoveateError
 from foveate.tasks import Item
@@ -67,7 +67,7 @@ def by_hand(name: str, item: Item, tokens: int) -> tuple[torch.Tensor, torch.Ten
     return rows[0], torch.stack(rows).mean(0), reply
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "gpt2", "gpt_oss", "deepseek_v3"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss", "deepseek_v3"])
 def test_shares_are_those_of_eager_attention(name: str) -> None:
     assert name in DECODERS
     model = build(name)
@@ -118,11 +118,8 @@ def test_forced_answers_look_where_eager_attention_looks() -> None:
             start = stop
 
 
-def test_a_template_that_changes_the_text_is_refused() -> None:
-    tokenizer = words.tokenizer().__class__(
-        tokenizer_object=words.tokenizer().backend_tokenizer, pad_token="<pad>", eos_token="</s>"
-    )
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
+def test_text_that_is_not_in_the_prompt_is_refused() -> None:
     case = Places.of(Item("x", words.text(3, 4), "w5"), right=False)
     with pytest.raises(FoveateError, match="chat template changed the text of item 'x'"):
-        next(iter(prompted(build("llama"), tokenizer, [case], 1)))
+        _offset("<user>W3 W4", case)
+    assert _offset("<user>w3 w4", case) == 6
