@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..find._artefact import keep, kept
@@ -243,21 +244,20 @@ class Advice:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Advice:
         """The advice that :meth:`to_dict` gave."""
-        from ..policy import Policy
         from .diagnosis import Diagnosis
 
         verdict, said = dict(data["verdict"]), data["diagnosis"]
         verdict["finalists"] = tuple(
             _made(Finalist, {**one, "gain": Figure(**one["gain"]),
                              "seconds": Figure(**one["seconds"]),
-                             "policy": Policy.of(one["policy"])})
+                             "policy": _policy(one["policy"])})
             for one in verdict["finalists"]
         )  # fmt: skip
         base = {k: tuple(v) if isinstance(v, list) else v for k, v in data["baseline"].items()}
         return cls(
             goal=data["goal"],
             verdict=_made(Verdict, verdict),
-            policy=Policy.of(data["policy"]),
+            policy=_policy(data["policy"]),
             baseline=_made(Baseline, {**base, "accuracy": Figure(**base["accuracy"])}),
             diagnosis=None if said is None else Diagnosis.of(said),
             tried=tuple(_made(Tried, one) for one in data["tried"]),
@@ -290,6 +290,15 @@ class Advice:
         from ..report.advice import fragment
 
         return fragment(self)
+
+
+def _policy(text: str) -> Policy:
+    from ..policy import Policy  # which reads files
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.toml"
+        path.write_text(text, "utf-8")
+        return Policy.load(path)
 
 
 def _made(kind: type[_T], data: Mapping[str, Any]) -> _T:

@@ -17,13 +17,16 @@ __all__ = ["Answered", "Ask", "OutOfTime", "Recorded"]
 
 @dataclass(frozen=True)
 class Answered:
-    """One reply: whether it is right, its share of its batch's seconds, the batch's peak bytes."""
+    """One reply: whether it is right, its share of its batch's seconds, the batch's peak bytes;
+    and, where it was taken, the seconds of the model as it is just before.
+    """
 
     id: str
     reply: str
     right: bool
     seconds: float
     memory: int | None = None
+    beside: float | None = None
 
 
 class OutOfTime(Exception):

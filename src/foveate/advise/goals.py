@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import FoveateError
 from .ask import Answered
 
-__all__ = ["GOALS", "changes", "gains", "loss_bound"]
+__all__ = ["GOALS", "changes", "gains", "loss_bound", "seconds_before"]
 
 GOALS = ("accuracy", "speed", "memory")
 
@@ -20,8 +20,19 @@ def gains(goal: str, base: Sequence[Answered], found: Sequence[Answered]) -> np.
     """
     if goal == "accuracy":
         return np.array([f.right - b.right for b, f in zip(base, found, strict=True)], float)
-    before, after = (np.array([_cost(goal, one) for one in side]) for side in (base, found))
+    after = np.array([_cost(goal, one) for one in found])
+    if goal == "speed":
+        before = seconds_before(base, found)
+    else:
+        before = np.array([_cost(goal, one) for one in base])
     return (before - after) / before.mean()
+
+
+def seconds_before(base: Sequence[Answered], found: Sequence[Answered]) -> np.ndarray:
+    """The baseline's seconds by item: those taken beside the candidate's, where there are such."""
+    return np.array(
+        [b.seconds if f.beside is None else f.beside for b, f in zip(base, found, strict=True)]
+    )
 
 
 def changes(base: Sequence[Answered], found: Sequence[Answered]) -> tuple[int, int]:

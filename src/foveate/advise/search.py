@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import FoveateError
 from ..tasks import Item
 from .advice import Tried
 from .ask import Answered, Ask, OutOfTime
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["FINALISTS", "Rung", "Searched", "choose", "rungs", "search"]
 
 FINALISTS = 3
-_FIRST = 6  # items that every candidate is asked, at least
+_FIRST = 4  # items that every candidate is asked, at least
 _KINDS = ("nothing", "prompt", "method", "pattern")
 
 
@@ -58,7 +59,7 @@ def rungs(candidates: int, items: int, answers: int) -> list[Rung]:
     """The schedule that the number of answers allows.
 
     Each round keeps the better half, and at last three. As many items as go are asked from the
-    beginning; where six are too many, the last candidates are left out.
+    beginning; where four are too many, the last candidates are left out.
     """
     for count in range(candidates, 0, -1):
         for first in range(items, min(_FIRST, items) - 1, -1):
@@ -114,6 +115,7 @@ def search(
     dropped: dict[str, int] = {}
     plan = rungs(len(live), len(items), answers) if live else []
     reached, alive, complete = 0, live[: plan[0].candidates] if plan else [], bool(plan)
+    refused: dict[str, str] = {}
     left_out = {one.name for one in live[len(alive) :]}
     settled = alive if not plan else []
     try:
@@ -123,9 +125,13 @@ def search(
                 for one in order[rung.candidates :]:
                     dropped[one.name] = number - 1
                 alive = order[: rung.candidates]
-            for one in alive:
+            for one in list(alive):
                 have = len(found[one.name])
-                found[one.name] += ask(one, items[have : rung.items])
+                try:
+                    found[one.name] += ask(one, items[have : rung.items])
+                except FoveateError as error:  # one that does not go here is no reason to stop
+                    refused[one.name] = str(error)
+                    alive = [other for other in alive if other is not one]
             reached, settled = rung.items, alive
     except OutOfTime:
         complete = False
@@ -134,7 +140,7 @@ def search(
     best = [one for one in _ranked(settled, known, base, goal, margin) if one is not chosen]
     finalists = ([] if chosen is nothing else [chosen]) + best
     tried = tuple(
-        _tried(one, found[one.name], base, dropped.get(one.name))
+        _tried(one, found[one.name], base, dropped.get(one.name), refused.get(one.name))
         for one in live
         if one.name not in left_out
     )
@@ -205,17 +211,21 @@ def _ranked(
 
 
 def _tried(
-    one: Candidate, found: Sequence[Answered], base: Sequence[Answered], dropped: int | None
+    one: Candidate,
+    found: Sequence[Answered],
+    base: Sequence[Answered],
+    dropped: int | None,
+    refused: str | None,
 ) -> Tried:
     asked = len(found)
     return Tried(
         name=one.name,
         kind=one.kind,
         parts=one.parts,
-        why=one.why,
+        why=one.why if refused is None else f"refused: {refused}",
         asked=asked,
         right=sum(answer.right for answer in found),
         base_right=sum(answer.right for answer in base[:asked]),
         seconds=sum(answer.seconds for answer in found) / asked if asked else 0.0,
-        dropped_at=dropped,
+        dropped_at=1 if refused is not None and dropped is None else dropped,
     )

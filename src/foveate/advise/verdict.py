@@ -13,7 +13,7 @@ from ..statistics import mcnemar, paired_bootstrap
 from ..tasks import Item
 from .advice import Figure, Finalist, Verdict
 from .ask import Answered, Ask, OutOfTime
-from .goals import changes, gains, loss_bound
+from .goals import changes, gains, loss_bound, seconds_before
 from .search import FINALISTS, Searched, choose
 from .split import ALPHA, MARGIN, Fold, items_needed
 from .words import Found, reason
@@ -43,6 +43,7 @@ def verdict(
     goal: str = "accuracy",
     margin: float = MARGIN,
     controls: Callable[[Any], dict[str, Any]] | None = None,
+    cost: Callable[[Candidate], tuple[Figure, float | None] | None] | None = None,
     expression: Callable[[Any], str] = str,
     samples: int = 10_000,
 ) -> Verdict:
@@ -65,6 +66,9 @@ def verdict(
         Accuracy that may be lost, for speed and memory.
     controls : callable, optional
         Collateral damage of a policy; asked for finalists alone.
+    cost : callable, optional
+        Seconds and peak memory of a candidate as ratios to the baseline's, measured side by side;
+        None where there is no time for it. Without it they are those of the answers.
     expression : callable
         A policy as text.
     samples : int
@@ -103,7 +107,9 @@ def verdict(
     for one in order[:FINALISTS]:
         pairs = pooled if one is chosen and len(folds) > 1 else known[one.name]
         damage = controls(one.policy) if controls is not None else {}
-        finalists.append(_finalist(one, pairs, goal, samples, damage, expression))
+        taken = cost(one) if cost is not None else None
+        taken = taken or (_ratio(pairs, samples), _memory(pairs))
+        finalists.append(_finalist(one, pairs, goal, samples, damage, taken, expression))
     needed = None
     if not claimed and finalists and goal == "accuracy":
         first = finalists[0]
@@ -193,6 +199,7 @@ def _finalist(
     goal: str,
     samples: int,
     damage: dict[str, Any],
+    taken: tuple[Figure, float | None],
     expression: Callable[[Any], str],
 ) -> Finalist:
     mended, broken = changes(pairs.base, pairs.found)
@@ -204,8 +211,8 @@ def _finalist(
         p=_p(pairs),
         mended=mended,
         broken=broken,
-        seconds=_ratio(pairs, samples),
-        memory=_memory(pairs),
+        seconds=taken[0],
+        memory=taken[1],
         controls=damage,
         policy=one.policy,
         expression=expression(one.policy),
@@ -215,7 +222,7 @@ def _finalist(
 
 def _ratio(pairs: _Pairs, samples: int, seed: int = 0) -> Figure:
     """Seconds as a ratio to the baseline's, the items resampled in pairs."""
-    before = np.array([one.seconds for one in pairs.base])
+    before = seconds_before(pairs.base, pairs.found)
     after = np.array([one.seconds for one in pairs.found])
     n = len(before)
     if before.sum() <= 0:

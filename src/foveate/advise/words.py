@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .advice import Advice, Figure, Finalist
 
-__all__ = ["Found", "cost", "gain", "reason", "summary", "too_few_to_tell"]
+__all__ = ["Found", "cost", "gain", "not_in_time", "reason", "summary", "too_few_to_tell"]
 
 _SAVED = {"speed": "the seconds saved", "memory": "the peak bytes saved"}
 
@@ -124,6 +124,11 @@ def too_few_to_tell(goal: str, n: int, right: int, needed: int, margin: float) -
         f"{n} items of which {right} are right are too few to tell that accuracy is kept within "
         f"{_points(margin)}. At least {needed} are needed, and six right answers among them."
     )
+
+
+def not_in_time(n: int) -> str:
+    """The verdict where not even the baseline was asked."""
+    return f"The time ran out before one of {n} items was answered. Give more minutes."
 
 
 def summary(advice: Advice) -> str:

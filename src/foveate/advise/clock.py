@@ -1,0 +1,125 @@
+"""The minutes that were given, shared out among the stages, and how they are shown."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .search import FINALISTS
+from .split import ONE_SPLIT
+
+__all__ = ["Clock", "Plan", "Tell", "planned", "shown"]
+
+Tell = Callable[[str, str, float], None]
+"""Called with the stage, what is asked in it, and the seconds left."""
+
+# when each stage has to end, as a share of the time; what one does not use the next ones have
+ENDS = {"baseline": 0.3, "diagnosis": 0.3, "search": 0.72, "verdict": 0.88, "controls": 0.94,
+        "examples": 0.98}  # fmt: skip
+_BASELINE = 0.25  # of the time at most, for asking every item once
+_DIAGNOSIS = 0.1  # of the time, aimed at
+_ASKING = 0.58  # of the time: search and verdict, at the baseline's speed and a quarter more
+_SLOWER = 1.25
+_SIZES = (12, 16, 24, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 320, 400, 512, 640, 800, 1024)
+
+
+@dataclass
+class Clock:
+    """Seconds since a beginning, out of so many."""
+
+    seconds: float
+    start: float = field(default_factory=time.monotonic)
+
+    def end(self, stage: str) -> float:
+        """When a stage has to end, on the clock of :func:`time.monotonic`."""
+        return self.start + ENDS[stage] * self.seconds
+
+    def left(self, stage: str | None = None) -> float:
+        """Seconds until a stage, or everything, has to end; not under 0."""
+        end = self.start + self.seconds if stage is None else self.end(stage)
+        return max(0.0, end - time.monotonic())
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is asked: of whole numbers, so that a little more speed changes nothing.
+
+    Attributes
+    ----------
+    items : int
+        Items that are asked at all.
+    answers : int
+        That the search of one fold may ask for.
+    diagnosis : float
+        Seconds that the diagnosis aims at.
+    """
+
+    items: int
+    answers: int
+    diagnosis: float
+
+
+def planned(items: int, pace: float, seconds: float, beside: bool = False) -> Plan:
+    """What ``seconds`` allow at ``pace`` seconds an answer, which is rounded to half powers of 2.
+
+    Parameters
+    ----------
+    items : int
+    pace, seconds : float
+    beside : bool
+        Whether the baseline is asked again beside every answer.
+    """
+    pace = 2.0 ** (round(2 * math.log2(max(pace, 1e-4))) / 2)
+    most = int(_BASELINE * seconds / pace)
+    if items > most:
+        items = max((n for n in _SIZES if n <= min(items, most)), default=min(items, most))
+    folds = 1 if items >= ONE_SPLIT else 2
+    answers = _ASKING * seconds / (_SLOWER * pace * (2 if beside else 1))
+    # the finalists' reporting items; of two folds' finalists some are the same
+    reserve = FINALISTS * items / 2
+    return Plan(items, int(max(0.0, answers - reserve) / folds), _DIAGNOSIS * seconds)
+
+
+def sampled(count: int, of: int, seed: int) -> list[int]:
+    """Numbers of the items that are asked, in their order."""
+    if count >= of:
+        return list(range(of))
+    rng = np.random.default_rng([seed, of])
+    return sorted(int(i) for i in rng.choice(of, count, replace=False))
+
+
+@contextmanager
+def shown(progress: bool | Tell | None, clock: Clock) -> Iterator[Callable[[str, str], None]]:
+    """Progress as a bar of the time on stderr, as calls, or not at all."""
+    if progress is not None and not isinstance(progress, bool):
+        call = progress
+        yield lambda stage, what: call(stage, what, clock.left())
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    if progress is False or (progress is None and not console.is_terminal):
+        yield lambda stage, what: None
+        return
+    columns = (TextColumn("{task.fields[stage]}"), BarColumn(), TextColumn("{task.fields[left]}"),
+               TextColumn("{task.fields[what]}"))  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=clock.seconds, stage="reading", left="", what="")
+
+        def tell(stage: str, what: str) -> None:
+            minutes, seconds = divmod(int(clock.left()), 60)
+            left = f"{minutes}:{seconds:02d} left"
+            bar.update(task, completed=clock.spent, stage=stage, left=left, what=what)
+
+        yield tell

@@ -1,0 +1,413 @@
+"""``fv.advise``: baseline, diagnosis, search, verdict, examples, within the minutes given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import FoveateError
+from ..evaluate.journal import Journal
+from ..evaluate.keys import described, model_facts, versions
+from ..policy import Policy
+from ..statistics import wilson
+from ..tasks import Item, Questions, Task
+from .advice import Advice, Baseline, Example, Figure, Tried, Verdict
+from .apply import command, expression, python
+from .ask import Answered, OutOfTime
+from .candidates import Candidate, candidates, left_out
+from .clock import Clock, Plan, Tell, planned, sampled, shown
+from .controls import controls
+from .diagnosis import Diagnosis, diagnose
+from .examples import examples
+from .goals import GOALS
+from .live import Live
+from .search import Searched, search
+from .split import ALPHA, MARGIN, split, too_few
+from .verdict import verdict
+from .words import not_in_time, too_few_to_tell
+
+__all__ = ["advise", "read"]
+
+
+def advise(
+    model: nn.Module,
+    tokenizer: Any,
+    data: str | Path | Task | Iterable[Mapping[str, Any]],
+    minutes: float = 15,
+    goal: str = "accuracy",
+    seed: int = 0,
+    resume: str | Path | None = None,
+    progress: bool | Tell | None = None,
+    *,
+    check: str | None = None,
+    max_new_tokens: int | None = None,
+    batch_size: int = 8,
+    margin: float = MARGIN,
+) -> Advice:
+    """What to change in a model for these questions, with its gain; or "change nothing".
+
+    Parameters
+    ----------
+    model, tokenizer
+        A language model that generates, and its tokenizer.
+    data : path, Task, or records
+        A ``.jsonl`` or ``.csv`` file of questions, dicts such as it holds
+        (:class:`foveate.tasks.Questions`), or a task of :mod:`foveate.tasks`.
+    minutes : float
+        All of it ends within them. Where the time does not hold all items, a seeded sample of them
+        is asked, and the settings say so.
+    goal : str
+        ``accuracy``, ``speed`` or ``memory``. For the last two the accuracy may fall by no more
+        than ``margin``, which has to be sure.
+    seed : int
+        Of the split and of what is sampled. The same seed gives the same advice: what is asked is
+        planned in numbers of answers, for which the baseline's speed is rounded to half powers
+        of 2. Seconds and bytes are measured, and advice on them follows what is measured.
+    resume : str or Path, optional
+        A file that keeps every answer, and the plan: what a killed run has asked is not asked
+        again.
+    progress : bool or callable, optional
+        As in :func:`foveate.evaluate`; a callable gets the stage, what is asked, and the seconds
+        left.
+    check : str, optional
+        For questions of a file or of dicts that say none: ``contains``, ``exact``, ``regex``,
+        ``choices``, ``json-schema`` or a function's dotted path.
+    max_new_tokens : int, optional
+        How long a reply may be; default: the task's own.
+    batch_size : int
+        Questions asked at once. For speed and memory they are asked one by one.
+    margin : float
+        Accuracy that may be lost for speed or memory, as a share of the items.
+
+    Returns
+    -------
+    Advice
+        Its ``policy`` is empty where nothing should change.
+
+    Raises
+    ------
+    FoveateError
+        For data that cannot be read, an unknown goal, no time, a model that does not generate.
+
+    Examples
+    --------
+    >>> advice = fv.advise(model, tokenizer, data="mine.jsonl", minutes=15)
+    >>> print(advice)
+    >>> advice.policy.save("policy.toml"); advice.report("report.html")
+    """
+    _checked(model, goal, minutes, margin)
+    task = read(data, check)
+    if max_new_tokens is not None:
+        task = replace(task, max_new_tokens=max_new_tokens)  # type: ignore[type-var]
+    clock = Clock(60.0 * minutes)
+    journal = Journal(resume)
+    with shown(progress, clock) as tell:
+        made = _Advising(model, tokenizer, task, clock, journal, goal, seed, margin,
+                         1 if goal != "accuracy" else batch_size, tell,
+                         str(data) if isinstance(data, str | Path) else task.name)  # fmt: skip
+        return made.advice()
+
+
+def read(data: Any, check: str | None = None) -> Task:
+    """The task that data stand for."""
+    if isinstance(data, Task):
+        return data
+    if isinstance(data, str | Path):
+        return Questions.load(data, check=check)
+    if isinstance(data, Iterable) and not isinstance(data, Mapping):
+        return Questions.of(data, check=check)
+    raise FoveateError(
+        f"data={data!r:.80} was given; the name of a .jsonl or .csv file, a list of dicts with "
+        "prompt and answer, or a task such as fv.tasks.Distractors() was wanted."
+    )
+
+
+def _checked(model: Any, goal: Any, minutes: Any, margin: Any) -> None:
+    if goal not in GOALS:
+        raise FoveateError(f"goal={goal!r} was given; it is one of {', '.join(GOALS)}.")
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < 1e5:
+        raise FoveateError(f"minutes={minutes!r} was given; a number above 0 was wanted.")
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < 1:
+        raise FoveateError(f"margin={margin!r} was given; a share between 0 and 1 was wanted.")
+    if not isinstance(model, nn.Module) or not hasattr(model, "generate"):
+        raise FoveateError(
+            f"advise takes a model that generates; {type(model).__name__} was given: "
+            "model, tokenizer = fv.load(…)."
+        )
+
+
+@dataclass
+class _Advising:
+    """The stages, in their order, with what they share."""
+
+    model: Any
+    tokenizer: Any
+    task: Task
+    clock: Clock
+    journal: Journal
+    goal: str
+    seed: int
+    margin: float
+    batch_size: int
+    tell: Callable[[str, str], None]
+    source: str
+    complete: bool = True
+    notes: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def advice(self) -> Advice:
+        """All of it."""
+        every = self.task.items(self.tokenizer)
+        if len({item.id for item in every}) != len(every):
+            raise FoveateError("Two items have the same id; ids must differ.")
+        self.facts = {**model_facts(self.model, self.tokenizer), **versions()}
+        self.fingerprint = getattr(self.task, "fingerprint", None) or _digest(
+            [described(item) for item in every]
+        )
+        self.live = Live(self.model, self.tokenizer, self.task, every, self.journal, self.facts,
+                         self.batch_size, self.goal == "speed")  # fmt: skip
+        plan = self._plan(every)
+        items = [every[i] for i in sampled(plan.items, len(every), self.seed)]
+        base = self._baseline(items)
+        answered = {one.id for one in base}
+        items = [item for item in items if item.id in answered]
+        right = [one.right for one in base]
+        said = self._diagnosis(items, right, plan)
+        wanted = too_few(right, self.goal, self.margin)
+        tried: tuple[Tried, ...] = ()
+        if not base:
+            found = _nothing(not_in_time(len(every)), None)
+        elif wanted is not None:
+            why = too_few_to_tell(self.goal, len(base), sum(right), wanted, self.margin)
+            if len(base) < len(every):
+                why += (
+                    f" There are {len(every)}, for which the time is too short: give more minutes."
+                )
+            found = _nothing(why, wanted)
+        else:
+            found, tried = self._search(items, base, plan)
+        policy = next((one.policy for one in found.finalists
+                       if one.name == found.recommended), Policy())  # fmt: skip
+        policy = self._signed(policy, found, len(items))
+        shown_ = self._examples(items, base, policy)
+        return Advice(
+            goal=self.goal,
+            verdict=found,
+            policy=policy,
+            baseline=_baseline_of(base),
+            diagnosis=said,
+            tried=tried,
+            examples=shown_,
+            settings=self._settings(len(items), len(every)),
+            command=command(self.facts["model"], self.source, policy),
+            python=python(self.facts["model"], policy, self.task.max_new_tokens),
+        )
+
+    # -- the stages --------------------------------------------------------------------------------
+    def _plan(self, every: Sequence[Item]) -> Plan:
+        """From the speed of a first batch; the journal's own, where there is one."""
+        asked = [self.facts, self.fingerprint, self.seed, self.clock.seconds, self.goal]
+        key = "plan " + _digest(asked)
+        if key not in self.journal.done:
+            self._stage("baseline")
+            some = sampled(self.batch_size, len(every), self.seed)
+            first = self.live(_AS_IT_IS, [every[i] for i in some])
+            pace = sum(one.seconds for one in first) / len(first)
+            plan = planned(len(every), pace, self.clock.seconds, self.live.beside)
+            self.journal.add(key, {"plan": asdict(plan)})
+        return Plan(**self.journal.done[key]["plan"])
+
+    def _baseline(self, items: Sequence[Item]) -> list[Answered]:
+        self._stage("baseline")
+        found: list[Answered] = []
+        try:
+            for start in range(0, len(items), self.batch_size):
+                found += self.live(_AS_IT_IS, items[start : start + self.batch_size])
+        except OutOfTime:
+            self.complete = False
+            found = self.live.known(_AS_IT_IS, items)
+        return found
+
+    def _diagnosis(
+        self, items: Sequence[Item], right: Sequence[bool], plan: Plan
+    ) -> Diagnosis | None:
+        seconds = min(plan.diagnosis, self.clock.left("diagnosis"))
+        if seconds < plan.diagnosis / 2 or not items:
+            return None
+        ids = [item.id for item in items]
+        key = "diagnosis " + _digest([self.facts, self.fingerprint, self.seed, plan.diagnosis, ids])
+        if key not in self.journal.done:
+            self.tell("diagnosis", "")
+            try:
+                found = diagnose(
+                    self.model, self.tokenizer, items, right, judge=self.task.right,
+                    max_new_tokens=self.task.max_new_tokens, batch_size=max(4, self.batch_size),
+                    seed=self.seed, seconds=plan.diagnosis,
+                    progress=lambda done, of: self.tell("diagnosis", f"{done} of {of}"),
+                )  # fmt: skip
+            except FoveateError as error:
+                self.notes.append(f"No diagnosis: {error}")
+                return None
+            self.journal.add(key, {"diagnosis": found.to_dict()})
+        return Diagnosis.of(self.journal.done[key]["diagnosis"])
+
+    def _search(
+        self, items: Sequence[Item], base: Sequence[Answered], plan: Plan
+    ) -> tuple[Verdict, tuple[Tried, ...]]:
+        # the diagnosis saw all items: a choice that leans on it would have seen those that report
+        pool = candidates(self.model, self.tokenizer, items, self.goal)
+        self.left_out = left_out(self.model, self.tokenizer, items, self.goal)
+        nothing = pool[0]
+        folds = split([one.right for one in base], self.seed)
+        began, room = time.monotonic(), self.clock.left("search")
+        found: list[Searched] = []
+        for number, fold in enumerate(folds, 1):
+            self._stage("search", began + room * number / len(folds))
+            found.append(
+                search(self.live, pool, [items[i] for i in fold.tuning],
+                       [base[i] for i in fold.tuning], answers=plan.answers, goal=self.goal,
+                       margin=self.margin)
+            )  # fmt: skip
+        self.complete &= all(one.complete for one in found)
+        self._stage("verdict")
+        made = verdict(
+            self.live, nothing, items, base, folds, found, goal=self.goal, margin=self.margin,
+            controls=self._controls(), expression=expression,
+            cost=None if self.goal == "speed" else lambda one: self.live.cost(one, items),
+        )  # fmt: skip
+        return made, _together([one.tried for one in found])
+
+    def _controls(self) -> Callable[[Any], dict[str, Any]]:
+        made: Any = None
+        longest = 20 * self.live.pace  # two dozen short questions and some plain text, at a guess
+
+        def measure(policy: Policy) -> dict[str, Any]:
+            nonlocal made, longest
+            if self.clock.left("controls") <= longest:
+                return {}
+            self.tell("controls", policy.name)
+            began = time.monotonic()
+            try:
+                made = made or controls(self.model, self.tokenizer)
+                return dict(made.measure(policy))
+            except FoveateError as error:
+                self.notes.append(f"No controls of {policy.name}: {error}")
+                return {}
+            finally:
+                longest = max(longest, time.monotonic() - began)
+
+        return measure
+
+    def _examples(
+        self, items: Sequence[Item], base: Sequence[Answered], policy: Policy
+    ) -> tuple[Example, ...]:
+        left = self.clock.left("examples")
+        if not base or left <= 0:
+            return ()
+        self.tell("examples", policy.name)
+        changed = bool(policy.methods or policy.rewrites)
+        asked = Candidate(policy, "method", 1, "") if changed else _AS_IT_IS
+        outcomes = self.live.known(asked, items)
+        return examples(
+            self.model, self.tokenizer, items, _baseline_of(base), policy, outcomes,
+            max_new_tokens=self.task.max_new_tokens, seconds=left,
+        )  # fmt: skip
+
+    # -- what is said of it ------------------------------------------------------------------------
+    def _stage(self, name: str, until: float | None = None) -> None:
+        self.live.until = self.clock.end(name) if until is None else until
+        self.live.tell = lambda what: self.tell(name, what)
+
+    def _signed(self, policy: Policy, found: Verdict, n: int) -> Policy:
+        """The policy with the model it is for, the data, and what it gained."""
+        if found.recommended == "nothing":
+            return policy
+        best = found.finalists[0]
+        figures = {
+            "goal": self.goal,
+            "gain": best.gain.value, "low": best.gain.low, "high": best.gain.high, "n": best.gain.n,
+            "p": best.p, "mended": best.mended, "broken": best.broken,
+            "seconds": best.seconds.value,
+        }  # fmt: skip
+        data = {"name": self.task.name, "fingerprint": self.fingerprint, "n": n, "seed": self.seed}
+        return replace(policy.for_model(self.model), data=data, figures=figures)
+
+    def _settings(self, n: int, of: int) -> dict[str, Any]:
+        return {
+            **self.facts,
+            "versions": versions(),
+            "data": self.task.name,
+            "data_fingerprint": self.fingerprint,
+            "n": n,
+            "of": of,
+            "goal": self.goal,
+            "margin": self.margin,
+            "seed": self.seed,
+            "minutes": self.clock.seconds / 60,
+            "seconds": round(self.clock.spent, 1),
+            "asked": self.live.asked,
+            "complete": self.complete,
+            "notes": list(self.notes),
+            "left_out": self.left_out,
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+_AS_IT_IS = Candidate(Policy(), "nothing", 0, "the model as it is")
+
+
+def _nothing(why: str, needed: int | None) -> Verdict:
+    """The verdict where nothing was tried."""
+    return Verdict(False, "nothing", why, (), needed, 0, ALPHA)
+
+
+def _baseline_of(base: Sequence[Answered]) -> Baseline:
+    n, right = len(base), sum(one.right for one in base)
+    low, high = wilson(right, n) if n else (0.0, 1.0)
+    known = [one.memory for one in base if one.memory is not None]
+    return Baseline(
+        right=tuple(one.right for one in base),
+        ids=tuple(one.id for one in base),
+        replies=tuple(one.reply for one in base),
+        accuracy=Figure(right / n if n else 0.0, low, high, n),
+        seconds=sum(one.seconds for one in base) / n if n else 0.0,
+        memory=max(known) if known else None,
+    )
+
+
+def _together(parts: Sequence[Sequence[Tried]]) -> tuple[Tried, ...]:
+    """What was tried, over all tuning parts; given up where no part kept it."""
+    found: dict[str, Tried] = {}
+    for one in (one for part in parts for one in part):
+        was = found.get(one.name)
+        if was is None:
+            found[one.name] = one
+            continue
+        asked = was.asked + one.asked
+        gone = None not in (was.dropped_at, one.dropped_at)
+        found[one.name] = replace(
+            was,
+            asked=asked,
+            right=was.right + one.right,
+            base_right=was.base_right + one.base_right,
+            seconds=(was.seconds * was.asked + one.seconds * one.asked) / max(1, asked),
+            dropped_at=max(was.dropped_at or 0, one.dropped_at or 0) if gone else None,
+        )
+    return tuple(found.values())
+
+
+def _digest(value: Any) -> str:
+    said = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
