@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ..catalog.command import register as register_papers
 from ..errors import FoveateError
-from . import check, compare, demo, heads, reproduce, see, steer, tune, ui
+from . import advise, check, compare, demo, heads, reproduce, see, steer, tune, ui
 
 __all__ = ["app", "main"]
 
@@ -61,6 +61,7 @@ app.command("steer")(steer.steer)
 app.command("check")(check.check)
 app.command("heads")(heads.heads)
 app.command("compare")(compare.compare)
+app.command("advise")(advise.advise)
 app.command("tune")(tune.tune)
 app.command("reproduce")(reproduce.reproduce)
 app.command("ui")(ui.ui)
