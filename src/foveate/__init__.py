@@ -4,6 +4,7 @@ from pathlib import Path as _Path
 from typing import Any as _Any
 
 from . import decoding, find, layers, methods, patterns, tasks
+from .advise import Advice, advise
 from .advise.diagnosis import Diagnosis, diagnose
 from .attach import Attachment as _Attachment
 from .attach import Run, attach
@@ -119,6 +120,8 @@ __all__ = [
     "tune",
     "Tuned",
     "Policy",
+    "advise",
+    "Advice",
     "diagnose",
     "Diagnosis",
     "decoding",
