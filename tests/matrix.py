@@ -15,7 +15,6 @@ from by_definition import Book, by_definition
 from families import BY_NAME, FAMILIES, build, inputs, logits
 from foveate.methods.stable import STABLE, Target
 
-LENGTH, PROMPT = 14, 11
 TOLERANCE = 1e-4
 PLACES = [(family.name, stack) for family in FAMILIES for stack in family.maps]
 NAMES = list(STABLE)
@@ -38,12 +37,14 @@ class Place:
         self.name, self.stack, self.padded = name, stack, padded
         self.family = BY_NAME[name]
         self.model = models(name)
-        given = inputs(name, length=LENGTH, padded=padded)
+        self.length = 10 if self.family.inputs == "audio" else 14
+        self.prompt = self.length - 3  # what follows is generated, where it is
+        given = inputs(name, length=self.length, padded=padded)
         if "decoder_input_ids" in given:
             g = torch.Generator().manual_seed(2)
-            given["decoder_input_ids"] = torch.randint(3, 64, (2, LENGTH), generator=g)
+            given["decoder_input_ids"] = torch.randint(3, 64, (2, self.length), generator=g)
         mask = given.get("attention_mask")
-        if mask is not None and self.family.generates and self.family.inputs == "ids":
+        if mask is not None and self.family.inputs == "ids":  # positions from the first real token
             given["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
         self.given = given
         plain = Target.of(self.model, given, "near", "other", stack)
@@ -54,11 +55,11 @@ class Place:
         self.real = mask.bool() if own and mask is not None else every
         asks = stack == "cross"
         self.rows = torch.ones(2, queries, dtype=torch.bool) if asks else self.real
-        at = {LENGTH: 9, 10: 6, 5: 2}[keys]  # seen by the last row, and by those decoded
+        at = {14: 9, 10: 5, 5: 2}[keys]  # seen by the last row, and by those decoded
         near, other = [at, at + 1], ([1, 2] if keys == 5 else [at - 3, at - 2, at])
         self.masks = {
-            "near": place(keys, near),
-            "other": place(keys, other),
+            "near": spot(keys, near),
+            "other": spot(keys, other),
             "first": torch.nn.functional.one_hot(self.real.int().argmax(1), keys).bool(),
         }
         self.target = plain
@@ -77,9 +78,15 @@ class Place:
     def told(self) -> Tensor:
         """The rows of the output that are of real tokens, bool ``[B, S]``; all where none is."""
         mask = self.given.get("attention_mask")
-        if mask is None or self.family.inputs != "ids":
+        if mask is None or self.family.inputs == "both" or self.stack == "vision":
             return torch.ones(2, 1, dtype=torch.bool)
         return mask.bool()
+
+    def out(self, output: Any) -> Tensor:
+        """The main output; of two towers that of this one, before it is pooled."""
+        if self.family.inputs == "text and image":
+            return output[f"{self.stack}_model_output"].last_hidden_state
+        return logits(output)
 
     def compared(self, output: Tensor) -> Tensor:
         """What of an output is compared."""
@@ -95,7 +102,7 @@ class Place:
         """
         regions = self.prompts if cut else self.masks
         with fv.attach(self.model, *methods, regions=regions) as run:
-            out = logits(self.model(**self.given))
+            out = self.out(self.model(**self.given))
         return self.compared(out), self._read(methods, run)
 
     @torch.no_grad()
@@ -108,7 +115,8 @@ class Place:
         mask = given.pop("attention_mask", None) if self.family.inputs == "ids" else None
         parts, past = [], None
         with fv.attach(self.model, *methods, regions=self.prompts) as run:
-            for start, stop in ((0, PROMPT), *((n, n + 1) for n in range(PROMPT, LENGTH))):
+            steps = [(n, n + 1) for n in range(self.prompt, self.length)]
+            for start, stop in ((0, self.prompt), *steps):
                 now = {n: t[:, start:stop] for n, t in whole.items()}
                 seen = {} if mask is None else {"attention_mask": mask[:, :stop]}
                 out = self.model(**given, **now, **seen, past_key_values=past, use_cache=True)
@@ -124,7 +132,7 @@ class Place:
         """The regions, ending where the prompt does."""
         if self.stack != "decoder":
             return self.masks
-        return {name: mask[:, :PROMPT] for name, mask in self.masks.items()}
+        return {name: mask[:, : self.prompt] for name, mask in self.masks.items()}
 
     def _read(self, methods: Sequence[Any], run: Any) -> dict[Any, Tensor]:
         """What was read, by method, key and layer."""
@@ -150,7 +158,7 @@ class Place:
         eager = models(self.name, "eager")
         made = Book(methods, self.stack, self.masks, self.real, self.rows, prompt, born)
         with by_definition(eager, made):
-            out = logits(eager(**self.given))
+            out = self.out(eager(**self.given))
         return self.compared(out), made.read
 
     @torch.no_grad()
@@ -165,7 +173,7 @@ class Place:
                 given[name] = given[name][:, real]
             masks = {name: t[:, self.real[n]] for name, t in masks.items()}
         with fv.attach(self.model, *methods, regions=masks):
-            return logits(self.model(**given))[0]
+            return self.out(self.model(**given))[0]
 
     def row_of(self, output: Tensor, n: int) -> Tensor:
         """That row in what :meth:`ours` gave."""
@@ -203,6 +211,11 @@ class Place:
     def _alone(self) -> dict[tuple[str, bool], Tensor]:
         return {}
 
+    @cached_property
+    def wanted(self) -> dict[tuple[str, str], Tensor]:
+        """The outputs of pairs asked for so far, by definition."""
+        return {}
+
     def refusal(self, name: str, again: bool = False) -> str:
         """The sentence with which a method is refused here by itself, if it is."""
         if (name, again) not in self._refusals:
@@ -235,10 +248,18 @@ class Place:
         without = {a: self.alone(b, a == b), b: self.alone(a, False)}
         idle = [n for n in without if not STABLE[n].looks and away(without[n], want[0]) < 1e-3]
         why = self.apart(got, want)
+        self.wanted[a, b] = want[0]
         return Outcome("wrong" if why else "equal", why, tuple(idle))
 
 
-def place(keys: int, at: Sequence[int]) -> Tensor:
+@cache
+def place(name: str, stack: str, padded: str | None = None) -> Place:
+    """A place, made once."""
+    return Place(name, stack, padded)
+
+
+def spot(keys: int, at: Sequence[int]) -> Tensor:
+    """A region of both rows."""
     mask = torch.zeros(2, keys, dtype=torch.bool)
     mask[:, list(at)] = True
     return mask

@@ -355,8 +355,8 @@ def _operated(program: Program, shapes: Shapes, backend: str) -> Plan:
         if not by_column(read, program, terms, shapes) or terms.sinks is not None:
             raise FoveateError(
                 f"{read.key!r} cannot be measured beside {last!r}, whose probabilities are never "
-                "written out: mass, distance and block_map can (without learned sinks). Measure "
-                "the others in a run without it."
+                "written out: mass, distance (of causal attention) and block_map can, without "
+                "learned sinks. Measure the others in a run without it."
             )
     why = f"{last!r} computes the call"
     reads: Literal["none", "columns"] = "columns" if program.reads else "none"

@@ -27,7 +27,7 @@ __all__ = ["ACT"]
 TILE = 4_000_000  # pairs of queries and keys looked at together
 
 
-@implements("act-attention-calibration", basis="paper")
+@implements("act-attention-calibration", basis="paper", maturity="stable")
 class ACT(Method):
     """Multiply the attention to hidden sinks by ``beta``; the other tokens get what is taken.
 

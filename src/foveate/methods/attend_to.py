@@ -24,7 +24,7 @@ __all__ = ["AttendTo"]
 _NOWHERE = -1000.0
 
 
-@implements("circuit-reuse", basis="abstract")
+@implements("circuit-reuse", basis="abstract", maturity="stable")
 class AttendTo(Method):
     """Overwrite the attention of some queries: they look at a region, and at nothing else.
 

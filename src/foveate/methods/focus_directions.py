@@ -19,7 +19,7 @@ __all__ = ["FocusDirections"]
 _FORMAT = "foveate focus directions, version 1"
 
 
-@implements("focus-directions", basis="paper")
+@implements("focus-directions", basis="paper", maturity="stable")
 class FocusDirections(Shift):
     """Add ``alpha`` times a direction to the queries of contextual heads.
 

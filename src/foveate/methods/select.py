@@ -76,6 +76,11 @@ class Select(Method):
         if some is not None:
             pattern = OnHeads(pattern, some, heads)
         by = _origin(program, call)
+        if isinstance(by, Tensor) and site.kind == "cross":
+            raise FoveateError(
+                f"{self!r} on {site.name}: keys padded on the left move away from the queries of "
+                "another stack, and with them what a pattern shows; pad on the right."
+            )
         if isinstance(by, Tensor) or by:
             pattern = pattern.moved(by)
         causal = program.causal or program.bias is not None or site.kind == "decoder"

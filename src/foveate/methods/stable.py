@@ -92,9 +92,9 @@ class Target:
         """Whether the stack writes text."""
         return any(s.stack == self.stack and s.kind == "decoder" for s in sites(self.model))
 
-    def window(self, divisor: int = 3) -> SlidingWindow:
-        """A window that hides much of the prompt."""
-        return SlidingWindow(1 + self.tokens // divisor, sinks=1, causal=self.causal)
+    def window(self, part: int = 3, sinks: int = 1) -> SlidingWindow:
+        """A window over a ``part``-th of the prompt."""
+        return SlidingWindow(1 + self.tokens // part, sinks=sinks, causal=self.causal)
 
     def vectors(self, part: str, seed: int) -> Tensor:
         """Random directions, one for each head of ``part``: ``[H, D]``."""
@@ -160,8 +160,8 @@ def _focus(at: Target, again: bool) -> tuple[Any, ...]:
 
 def _delta(at: Target, again: bool) -> tuple[Any, ...]:
     stack = {"stack": at.stack}
-    every, last = (2, 1) if again else (3, 2)
-    return Select(at.window(4), **stack), DeltaCorrection(every, last=last, **stack)
+    every, last = (2, 3) if again else (3, 2) if at.tokens > 10 else (2, 1)
+    return Select(at.window(sinks=2), **stack), DeltaCorrection(every, last=last, **stack)
 
 
 _LISTED = (
@@ -250,7 +250,8 @@ _LISTED = (
         ("select",),
         ("a pattern",),
         "alike",
-        "Patterns count from the first real token, and show no more than the model itself does.",
+        "Patterns count from the first real token, and show no more than the model itself does. "
+        "Refused on cross-attention to keys padded on the left.",
     ),
     Stable(
         "Tuned",
@@ -266,8 +267,8 @@ _LISTED = (
         ("select", "correct"),
         ("a pattern beside it",),
         "full rows",
-        "Nothing without a pattern. Beside it only measures that are linear in the probabilities "
-        "(mass, distance, block_map) are defined, and ACT goes before it.",
+        "Nothing without a pattern. Beside it mass, distance and block_map can be measured where "
+        "there is no learned sink (GPT-OSS); ACT goes before it.",
     ),
     Stable(
         "FocusDirections",
@@ -308,7 +309,7 @@ _LISTED = (
         lambda at, again: (
             Measure(mass(at.other), stack=at.stack)
             if again
-            else Measure(mass(at.region), distance(), stack=at.stack),
+            else Measure(mass(at.region), *[distance()] * at.causal, stack=at.stack),
         ),
         ("read",),
         (),

@@ -10,7 +10,7 @@ from .emphasis import Emphasize
 __all__ = ["ZeroTuning"]
 
 
-@implements("zerotuning", basis="paper")
+@implements("zerotuning", basis="paper", maturity="stable")
 class ZeroTuning(Emphasize):
     """Multiply the first token's attention by ``gamma`` and renormalise the rows.
 

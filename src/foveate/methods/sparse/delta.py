@@ -29,7 +29,7 @@ __all__ = ["DeltaCorrection"]
 CELLS = 16_000_000  # pairs of full rows and keys taken together
 
 
-@implements("delta-attention", basis="paper")
+@implements("delta-attention", basis="paper", maturity="stable")
 class DeltaCorrection(Method):
     """Set sparse attention right: compute every ``every``-th row in full and repeat the difference.
 
