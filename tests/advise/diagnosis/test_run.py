@@ -38,7 +38,7 @@ def test_shares_of_a_uniform_model_are_shares_of_the_tokens(planted: Any) -> Non
         for part, count in counted.items():
             assert one.last[part] == pytest.approx(count / 10, abs=1e-6), (one.id, part)
             assert one.answer[part] == pytest.approx(count / 10, abs=1e-6)
-        assert one.reading == pytest.approx(0.2, abs=1e-6)
+        assert (one.reading, one.others) == (pytest.approx(0.2), pytest.approx(0.2))
         assert one.entropy == pytest.approx(2.302585, abs=1e-5)
 
 
@@ -65,7 +65,7 @@ def test_figures_are_those_of_the_items(planted: Any) -> None:
     assert found["evidence.last"].p == 1.0  # the same everywhere
     assert found["place.middle"].failing == 6 and found["place.first"].passing == 6
     assert found["place.inner"].p == pytest.approx(2 / 924)
-    assert "where the evidence stands" in " ".join(found.sentences)
+    assert "evidence in the middle of the context (100 % on failures" in " ".join(found.sentences)
     with pytest.raises(FoveateError, match="no figure 'nonsense'"):
         found["nonsense"]
 
@@ -148,7 +148,7 @@ def test_what_can_be_afforded_is_rounded(monkeypatch: pytest.MonkeyPatch) -> Non
     clock = iter([0.0, 4.0] * 3)  # a batch of 4 takes 4 s: an answer 1 s, an item 4 answers
     monkeypatch.setattr(run.time, "perf_counter", lambda: next(clock))
     model = counting.model()
-    for seconds, fit in ((36.0, 8), (47.0, 8), (48.0, 12)):
+    for seconds, fit in ((36.0, 8), (51.0, 8), (52.0, 12)):
         assert run._affordable(model, words.tokenizer(), cases, seconds, 4, 1) == fit
 
 

@@ -24,7 +24,7 @@ def made(name: str, right: bool, **more: Any) -> ItemDiagnosis:
     known = {
         "located": "given", "evidence": "e", "passage": 0, "passages": 3, "place": 0.1,
         "tokens": 100, "evidence_tokens": 10, "last": last, "answer": last, "reading": share,
-        "entropy": 1.0, "reply": "r",
+        "others": share, "entropy": 1.0, "reply": "r",
     }  # fmt: skip
     return ItemDiagnosis(id=name, right=right, **{**known, **more})
 

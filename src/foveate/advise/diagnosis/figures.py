@@ -108,10 +108,12 @@ def _of_looking(items: Sequence[ItemDiagnosis], looked: Sequence[Looked], seed: 
                       *_split(pairs, lambda pair, p=part, at=layers: float(
                           pair[1].last[PARTS.index(p)][at].nanmean())), seed=seed)
             )  # fmt: skip
-    rows.append(
+    rows += [
         means("evidence.reading", "last prompt token, on the evidence, the heads that read it",
-              "by heads", share, *_split(here, lambda one: one.reading), seed=seed)
-    )  # fmt: skip
+              "by heads", share, *_split(here, lambda one: one.reading), seed=seed),
+        means("evidence.others", "last prompt token, on the evidence, all other heads",
+              "by heads", share, *_split(here, lambda one: one.others), seed=seed),
+    ]  # fmt: skip
     return rows
 
 

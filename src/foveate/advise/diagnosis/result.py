@@ -80,8 +80,9 @@ class ItemDiagnosis:
         Shares of attention, mean over all heads: ``evidence``, ``sink``, ``passages`` (other
         context), ``question``, ``rest``; they sum to 1. ``last``: of the last prompt token.
         ``answer``: mean over the tokens that chose the reply, the first of which is ``last``.
-    reading : float or None
-        Share that the reading heads give the evidence at the last prompt token.
+    reading, others : float or None
+        Share that the reading heads, and all other heads, give the evidence at the last prompt
+        token. The reading heads are the twentieth that look at it most in the other passing items.
     entropy : float
         Of the last prompt token's attention, mean over the heads, in nats.
     reply : str
@@ -105,6 +106,7 @@ class ItemDiagnosis:
     last: dict[str, float]
     answer: dict[str, float]
     reading: float | None
+    others: float | None
     entropy: float
     reply: str
     suspicious: str = ""

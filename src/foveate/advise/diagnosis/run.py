@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...adapters.sites import sites
 from ...errors import FoveateError
@@ -154,7 +155,12 @@ def diagnose(
         answers[one.name] = dict(zip(which, found, strict=False))
     chosen, basis = _reading(cases, looked)
     table = tuple(
-        _item(case, at, chosen.get(n), {name: given.get(n) for name, given in answers.items()})
+        _item(
+            case,
+            at,
+            chosen.get(n, (None, None)),
+            {name: given.get(n) for name, given in answers.items()},
+        )
         for n, (case, at) in enumerate(zip(cases, looked, strict=True))
     )
     rows = figures(every, table, looked, _focus(model, cases, looked), seed)
@@ -187,22 +193,33 @@ def _affordable(
     first = next(iter(prompted(model, tokenizer, cases[:size], size)))
     start = time.perf_counter()
     look(model, tokenizer, first, most)
-    one = (time.perf_counter() - start) / len(first.cases)
+    took = time.perf_counter() - start
+    one = took / len(first.cases)
     costs = accumulate(one * (1 + sum(what.concerns(c) for what in ASKS)) for c in cases)
-    fit = sum(cost <= seconds for cost in costs)
+    fit = sum(took + cost <= seconds for cost in costs)
     return fit if fit == len(cases) else max((n for n in _SIZES if n <= fit), default=_SIZES[0])
 
 
-def _reading(cases: Sequence[Places], looked: Sequence[Looked]) -> tuple[dict[int, float], str]:
-    """The share that the heads which read give the evidence, by number of the case."""
+def _reading(
+    cases: Sequence[Places], looked: Sequence[Looked]
+) -> tuple[dict[int, tuple[float | None, float | None]], str]:
+    """The share that heads which read, and the others, give the evidence, by number of the case."""
     known = [n for n, at in enumerate(looked) if at.evidence_tokens]
     if len(known) < 2:
         return {}, ""
     on = PARTS.index("evidence")
     heads, basis = reading([looked[n].last[on] for n in known], [cases[n].right for n in known])
-    return {
-        n: float(looked[n].last[on][mask].nanmean()) for n, mask in zip(known, heads, strict=True)
-    }, basis
+    shares = {}
+    for n, mask in zip(known, heads, strict=True):
+        own = looked[n].last[on]
+        shares[n] = (_mean(own[mask]), _mean(own[~mask]))
+    return shares, basis
+
+
+def _mean(values: Tensor) -> float | None:
+    """The mean of what is known; None where nothing is."""
+    found = float(values.nanmean())
+    return found if math.isfinite(found) else None
 
 
 def _focus(model: Any, cases: Sequence[Places], looked: Sequence[Looked]) -> list[float | None]:
@@ -226,7 +243,10 @@ def _focus(model: Any, cases: Sequence[Places], looked: Sequence[Looked]) -> lis
 
 
 def _item(
-    case: Places, at: Looked, share: float | None, answers: dict[str, bool | None]
+    case: Places,
+    at: Looked,
+    share: tuple[float | None, float | None],
+    answers: dict[str, bool | None],
 ) -> ItemDiagnosis:
     mean = [
         {name: float(part.nanmean()) for name, part in zip(PARTS, shares, strict=True)}
@@ -244,7 +264,8 @@ def _item(
         evidence_tokens=at.evidence_tokens,
         last=mean[0],
         answer=mean[1],
-        reading=share,
+        reading=share[0],
+        others=share[1],
         entropy=at.entropy,
         reply=at.reply,
         suspicious=case.says(case.suspicious),

@@ -54,7 +54,7 @@ def _number(row: Row, side: str) -> str:
 def _said(value: float, unit: str) -> str:
     if unit.startswith("share"):
         return f"{100 * value:.1f} %"
-    return f"{value:.0f}" if unit == "tokens" else f"{value:.2f}"
+    return f"{value:.0f}" if unit in ("tokens", "items") else f"{value:.2f}"
 
 
 def _interval(row: Row) -> str:

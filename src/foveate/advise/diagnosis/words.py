@@ -20,7 +20,7 @@ _HOPELESS = 0.25  # raising mends less than this share, by its interval: attenti
 _TOLD = {
     "tokens": "the length of the prompt",
     "passages": "the number of passages",
-    "place.inner": "where the evidence stands",
+    "place.inner": "evidence in the middle of the context",
     "evidence.last": "the last token's attention on the evidence",
     "evidence.answer": "the reply's attention on the evidence",
     "evidence.reading": "the reading heads' attention on the evidence",
