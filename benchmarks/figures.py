@@ -10,6 +10,7 @@ from .harness import RESULTS
 PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
 OWN_PAGE = (
     "architectures",
+    "compatibility",
     "literature",
     "sparse_quality",
 )  # their benchmarks write a page of their own
