@@ -62,7 +62,7 @@ def candidates(
     *,
     diagnosis: Any = None,
 ) -> list[Candidate]:
-    """What to try on these items and this model, the most promising first behind "nothing".
+    """What to try on these items and this model: "nothing", then the most promising first.
 
     Parameters
     ----------
@@ -108,6 +108,9 @@ def _judged(
     refusals = _Refusals(some)
     for idea in ideas:
         why = idea.refused or refusals.of(idea) or _misfit(model, tokenizer, some, idea)
+        if not why and idea.needs:  # it does the whole asking, and cannot leave an item as it is
+            lacks = sum(not RULES[name].fits(item) for name in idea.needs for item in items)
+            why = f"{lacks} of {len(items)} items have not what it needs" if lacks else None
         policy = Policy(idea.methods, idea.rewrites, name=idea.name)
         parts = len(idea.methods) + len(idea.rewrites)
         yield idea.name, why or Candidate(policy, idea.kind, parts, idea.why)
