@@ -39,10 +39,9 @@ def means(
         ].mean(1)
         low, high = map(float, np.quantile(apart, (0.025, 0.975)))
         p = permutation(a, b, seed=seed)
-    return Row(
-        key, name, group, unit, *(float(x.mean()) if x.size else None for x in (a, b)),
-        a.size, b.size, low, high, p, "" if p is None else "permutation",
-    )  # fmt: skip
+    said = "" if p is None else "permutation"
+    bad, good = (float(side.mean()) if side.size else None for side in (a, b))
+    return Row(key, name, group, unit, bad, good, a.size, b.size, low, high, p, said)
 
 
 def counts(
@@ -54,11 +53,9 @@ def counts(
     if min(n) >= FEW:
         low, high = _newcombe(yes[0], n[0], yes[1], n[1])
         p = fisher(yes[0], n[0] - yes[0], yes[1], n[1] - yes[1])
-    return Row(
-        key, name, group, "share of items",
-        *(y / m if m else None for y, m in zip(yes, n, strict=True)), *n,
-        low, high, p, "" if p is None else "Fisher",
-    )  # fmt: skip
+    said = "" if p is None else "Fisher"
+    bad, good = (y / m if m else None for y, m in zip(yes, n, strict=True))
+    return Row(key, name, group, "share of items", bad, good, *n, low, high, p, said)
 
 
 def permutation(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> float:

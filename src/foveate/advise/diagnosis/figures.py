@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,70 +52,68 @@ def figures(
 
 
 def _of_the_data(cases: Sequence[Places], items: Sequence[ItemDiagnosis], seed: int) -> list[Row]:
-    group = "the data"
+    group, about = "the data", "items with the evidence in the {} third of the context"
     rows = [
         means("tokens", "tokens of the prompt", group, "tokens",
-              *_split(items, lambda one: one.tokens), seed=seed),
+              *_sides((one.right, one.tokens) for one in items), seed=seed),
         means("passages", "passages (or sentences) of the context", group, "passages",
-              *_split([c for c in cases if c.units], lambda c: len(c.units)), seed=seed),
+              *_sides((c.right, len(c.units)) for c in cases if c.units), seed=seed),
     ]  # fmt: skip
-    placed = [c for c in cases if c.place is not None and len(c.units) > 2]
-    sides = [[c for c in placed if c.right is side] for side in (False, True)]
-    for name, inside in zip(THIRDS, _thirds(placed), strict=True):
-        held = [sum(c in inside for c in side) for side in sides]
+    third = [
+        (c.right, min(2, int(3 * c.place)))
+        for c in cases
+        if c.place is not None and len(c.units) > 2
+    ]
+    for number, name in enumerate(THIRDS):
+        bad, good = _sides((right, at == number) for right, at in third)
         rows.append(
-            Row(f"place.{name}", f"items with the evidence in the {name} third of the context",
-                group, "items", *map(float, held), *map(len, sides))
+            Row(f"place.{name}", about.format(name), group, "items",
+                float(sum(bad)), float(sum(good)), len(bad), len(good))
         )  # fmt: skip
-    middle = _thirds(placed)[1]
-    rows.append(
-        counts("place.inner", "evidence in the middle third, not at an end", group,
-               *([c in middle for c in side] for side in sides))
-    )  # fmt: skip
-    return rows
+    inner = _sides((right, at == 1) for right, at in third)
+    return [*rows, counts("place.inner", "evidence in the middle third", group, *inner)]
 
 
 def _of_looking(items: Sequence[ItemDiagnosis], looked: Sequence[Looked], seed: int) -> list[Row]:
-    share = "share of attention"
-    known = [(one, at) for one, at in zip(items, looked, strict=True) if at.evidence_tokens]
+    every = list(zip(items, looked, strict=True))
+    known = [(one, at) for one, at in every if at.evidence_tokens]
     here = [one for one, _ in known]
+
+    def share(key: str, name: str, group: str, values: Iterable[tuple[bool, Any]]) -> Row:
+        return means(key, name, group, "share of attention", *_sides(values), seed=seed)
+
     rows = []
     for part in PARTS:
-        those = here if part == "evidence" else items
-        for side, said in (
-            ("last", "last prompt token"),
-            ("answer", "tokens that chose the reply"),
-        ):
-            rows.append(
-                means(f"{part}.{side}", f"{said}, {_NAMES[part]}", "looked at", share,
-                      *_split(those, lambda one, s=side, p=part: getattr(one, s)[p]), seed=seed)
-            )  # fmt: skip
+        those, on = here if part == "evidence" else items, _NAMES[part]
+        rows += [
+            share(f"{part}.last", f"last prompt token, {on}", "looked at",
+                  ((one.right, one.last[part]) for one in those)),
+            share(f"{part}.answer", f"tokens that chose the reply, {on}", "looked at",
+                  ((one.right, one.answer[part]) for one in those)),
+        ]  # fmt: skip
+    density = [(one.right, one.last["evidence"] * one.tokens / one.evidence_tokens) for one in here]
     rows += [
         counts("evidence.little", f"under {100 * LITTLE:.0f} % of the last token on the evidence",
-               "looked at", *_split(here, lambda one: one.last["evidence"] < LITTLE)),
+               "looked at", *_sides((one.right, one.last["evidence"] < LITTLE) for one in here)),
         means("evidence.density", "its share of the attention over its share of the tokens",
-              "looked at", "ratio",
-              *_split(here, lambda one: one.last["evidence"] * one.tokens / one.evidence_tokens),
-              seed=seed),
+              "looked at", "ratio", *_sides(density), seed=seed),
         means("entropy.last", "entropy of the last prompt token", "looked at", "nats",
-              *_split(items, lambda one: one.entropy), seed=seed),
+              *_sides((one.right, one.entropy) for one in items), seed=seed),
     ]  # fmt: skip
-    for part in ("evidence", "sink"):
-        pairs = known if part == "evidence" else list(zip(items, looked, strict=True))
+    for part, pairs in (("evidence", known), ("sink", every)):
+        number = PARTS.index(part)
         for name, layers in _depths(looked):
-            rows.append(
-                means(f"{part}.last.{name}", f"last prompt token, {_NAMES[part]}, {name} third of "
-                      "the layers", "by depth", share,
-                      *_split(pairs, lambda pair, p=part, at=layers: float(
-                          pair[1].last[PARTS.index(p)][at].nanmean())), seed=seed)
-            )  # fmt: skip
-    rows += [
-        means("evidence.reading", "last prompt token, on the evidence, the heads that read it",
-              "by heads", share, *_split(here, lambda one: one.reading), seed=seed),
-        means("evidence.others", "last prompt token, on the evidence, all other heads",
-              "by heads", share, *_split(here, lambda one: one.others), seed=seed),
+            about = f"last prompt token, {_NAMES[part]}, {name} third of the layers"
+            values = ((one.right, float(at.last[number][layers].nanmean())) for one, at in pairs)
+            rows.append(share(f"{part}.last.{name}", about, "by depth", values))
+    lead = "last prompt token, on the evidence, "
+    return [
+        *rows,
+        share("evidence.reading", f"{lead}the heads that read it", "by heads",
+              ((one.right, one.reading) for one in here)),
+        share("evidence.others", f"{lead}all other heads", "by heads",
+              ((one.right, one.others) for one in here)),
     ]  # fmt: skip
-    return rows
 
 
 def _of_injection(
@@ -124,18 +123,16 @@ def _of_injection(
     seed: int,
 ) -> list[Row]:
     group = "injection"
-    told = [c for c in cases if c.context]
-    pairs = [(one, value) for one, value in zip(items, focus, strict=True) if value is not None]
+    values = zip((one.right for one in items), focus, strict=True)
     return [
         counts("suspicious", "a sentence of the context reads like an instruction", group,
-               *_split(told, lambda c: bool(c.suspicious))),
+               *_sides((c.right, bool(c.suspicious)) for c in cases if c.context)),
         means("focus", "last prompt token, on the question, of that on question and context",
-              group, "share of attention", *_split(pairs, lambda pair: pair[1]), seed=seed),
+              group, "share of attention", *_sides(values), seed=seed),
     ]  # fmt: skip
 
 
 def _of_mattering(items: Sequence[ItemDiagnosis], seed: int) -> list[Row]:
-    group, unit = "did it matter", "share of items right"
     names = {
         "hidden": "right with the evidence hidden",
         "raised": "right with the evidence raised",
@@ -144,39 +141,24 @@ def _of_mattering(items: Sequence[ItemDiagnosis], seed: int) -> list[Row]:
     }
     rows = []
     for key, name in names.items():
-        asked = [one for one in items if getattr(one, key) is not None]
-        sides = _split(asked, lambda one, k=key: getattr(one, k))
-        low = high = p = None
-        if key == "raised":
-            both = [one for one in asked if one.control is not None]
-            if both:
-                pair = [one.control for one in both], [one.raised for one in both]
-                low, high = paired_bootstrap(*pair, seed=seed)  # type: ignore[arg-type]
-                p = mcnemar(*pair)
-        values = (sum(side) / len(side) if side else None for side in sides)
-        rows.append(
-            Row(key, name, group, unit, *values, *map(len, sides), low, high, p,
-                "" if p is None else "McNemar, against another passage raised")
-        )  # fmt: skip
+        bad, good = _sides((one.right, getattr(one, key)) for one in items)
+        row = means(key, name, "did it matter", "share of items right", bad, good)
+        # what raising did is compared with another passage, not failing items with passing ones
+        row = replace(row, low=None, high=None, p=None, test="")
+        both = [(one.control, one.raised) for one in items if None not in (one.control, one.raised)]
+        if key == "raised" and both:
+            other, own = zip(*both, strict=True)
+            low, high = paired_bootstrap(other, own, seed=seed)
+            said = "McNemar, against another passage raised"
+            row = replace(row, low=low, high=high, p=mcnemar(other, own), test=said)
+        rows.append(row)
     return rows
 
 
-def _split(those: Sequence[Any], value: Callable[[Any], Any]) -> tuple[list[Any], list[Any]]:
-    """A value of the failing ones, and of the passing ones; None does not count."""
-    sides: tuple[list[Any], list[Any]] = ([], [])
-    for one in those:
-        found = value(one)
-        if found is not None:
-            sides[(one[0] if isinstance(one, tuple) else one).right].append(found)
-    return sides
-
-
-def _thirds(placed: Sequence[Places]) -> list[list[Places]]:
-    """The items by where their evidence stands: in the first, middle, last third."""
-    found: list[list[Places]] = [[], [], []]
-    for case in placed:
-        found[min(2, int(3 * (case.place or 0)))].append(case)
-    return found
+def _sides(values: Iterable[tuple[bool, Any]]) -> tuple[list[Any], list[Any]]:
+    """Values of failing and of passing items, from (right, value); None does not count."""
+    known = [(right, value) for right, value in values if value is not None]
+    return [v for right, v in known if not right], [v for right, v in known if right]
 
 
 def _depths(looked: Sequence[Looked]) -> list[tuple[str, list[int]]]:

@@ -48,10 +48,10 @@ class Ask:
         """Whether an item is asked."""
         if self.failing_only and case.right:
             return False
-        needed = ("evidence", self.region)  # the control is read beside the evidence, or not at all
-        if self.region == "suspicious":
-            needed = ("suspicious",)
-        return all(getattr(case, one) for one in needed)
+        # what is raised or hidden for the evidence's sake needs one
+        return bool(getattr(case, self.region)) and bool(
+            case.evidence or self.region == "suspicious"
+        )
 
 
 ASKS = (

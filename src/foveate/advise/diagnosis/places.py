@@ -75,7 +75,7 @@ class Places:
     def of(cls, item: Item, right: bool, seed: int = 0) -> Places:
         """Read an item; the evidence as given, or by the answer's words."""
         parts = Parts.of(_with_context(item))
-        context = () if parts.context is None else (parts.context,)
+        context: tuple[Span, ...] = () if parts.context is None else (parts.context,)
         units = parts.passages if parts.separate else parts.sentences
         if not units:  # an unmarked text: whatever stands beside the question
             asks = parts.question

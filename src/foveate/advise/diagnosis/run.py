@@ -113,7 +113,7 @@ def diagnose(
     contexts = any(case.units for case in every)
     said: dict[str, Any] = {"failing": failing, "passing": passing, "contexts": contexts,
                             "gain": gain, "verdict": "unknown"}  # fmt: skip
-    settings = {"seed": seed, "gain": gain, "items": len(items)}
+    settings: dict[str, Any] = {"seed": seed, "gain": gain, "items": len(items)}
     if not failing:
         return Diagnosis(
             sentences((), (), Located([]), said), figures(every, (), (), (), seed), (),
