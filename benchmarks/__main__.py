@@ -1,9 +1,9 @@
 """``python -m benchmarks [NAME ...]``: run benchmarks by name, all of them by default.
 
-``autopasta``, ``architectures`` (many minutes), ``cost`` (four minutes), ``diagnosis`` (five minutes), ``literature`` (needs
-the extra ``search``), ``patterns``, ``reach``, ``gpu`` (needs CUDA), ``sparse_prefill`` (five
-minutes), ``sparse_quality`` (half an hour; goes on where it stopped), ``trained_sparse`` (a
-quarter of an hour) and ``windows`` run only when named.
+``autopasta``, ``architectures`` (many minutes), ``cost`` (four minutes), ``diagnosis`` (five
+minutes), ``literature`` (needs the extra ``search``), ``patterns``, ``reach``, ``gpu`` (needs
+CUDA), ``sparse_prefill`` (five minutes), ``sparse_quality`` (half an hour; goes on where it
+stopped), ``trained_sparse`` (a quarter of an hour) and ``windows`` run only when named.
 Beside them stand ``benchmarks.peers_*`` (other libraries, which have to be installed).
 """
 
