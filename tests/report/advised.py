@@ -14,12 +14,17 @@ TOKENS = ["<|im_start|>", "user", "\n", "The", " mill", " opens", " at", " nine"
           " close", "?"]  # fmt: skip
 POLICY: Any = SimpleNamespace(to_toml=lambda: 'format = "policy 1"\n[[method]]\nname = "Emphasize"')
 
+CONTROLS = {
+    "perplexity": 20.4, "perplexity_base": 20.0, "unrelated_right": 17, "unrelated_base": 18,
+    "n": 24, "mended": 1, "broken": 2, "notes": ["Plain text has no 'closest passage'."],
+}  # fmt: skip
+
 
 def finalist(name: str = "closest passage × 5", **changes: Any) -> Finalist:
     given: dict[str, Any] = {
         "kind": "method", "parts": 1, "gain": Figure(0.5, 0.34, 0.64, 50), "p": 3e-7,
         "mended": 26, "broken": 1, "seconds": Figure(1.04, 1.01, 1.08, 50), "memory": 1.0,
-        "controls": {"perplexity": 1.02, "unrelated questions": {"before": 9, "after": 8}},
+        "controls": CONTROLS,
         "policy": POLICY, "expression": "Emphasize('closest passage', gain=5)", "base_right": 8,
     }  # fmt: skip
     return Finalist(name=name, **{**given, **changes})
@@ -96,9 +101,10 @@ def advice(**changes: Any) -> Advice:
                     right_after=False),
         ),
         "settings": {
-            "model": "smollm2", "data": "mine.jsonl", "fingerprint": "0a1b2c", "n": 50, "seed": 0,
-            "minutes": 15.0, "seconds": 812.4, "device": "cpu, 2 threads", "date": "2026-11-21",
-            "versions": {"foveate": "0.1.0", "torch": "2.13.0"}, "complete": True,
+            "model": "smollm2", "fingerprint": "9f8e", "data": "mine", "data_fingerprint": "0a1b2c",
+            "n": 50, "of": 50, "seed": 0, "minutes": 15.0, "seconds": 812.4, "threads": None,
+            "versions": {"foveate": "0.1.0", "torch": "2.13.0"}, "torch": "2.13.0",
+            "left_out": {"by similarity": "there is no context"}, "notes": [], "complete": True,
         },
         "command": "foveate compare --model smollm2 --task mine.jsonl --policy policy.toml",
         "python": "with fv.attach(model, policy, prompt=prompt):\n    ids = model.generate(…)",

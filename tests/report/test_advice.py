@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from foveate.advise import Advice, Figure
 from foveate.errors import FoveateError
 from foveate.report.advice import fragment, headline, render, write
 
-from .advised import POLICY, advice, example, finalist, nothing, tried
+from .advised import CONTROLS, POLICY, advice, example, finalist, nothing, tried
 from .test_html import Page
 
 EVIL = '</script><img src=x onerror="alert(1)"><b>&'
@@ -85,15 +86,16 @@ def test_the_parts_stand_in_their_order() -> None:
 
 
 def test_it_says_what_was_found() -> None:
-    seen = text_of(render(advice()))
+    seen = unescape(text_of(render(advice())))
     for said in (
         "8 of 50 right (16 %; 95 %: 8 to 29), 0.55 s a question, 180 MiB at its peak",
         "raising it mends 11",
         "did it matter",
         "48.0 % (23)",
         "−2 points (95 %: −8 to 4)",
-        "perplexity 1.02",
-        "unrelated questions before 9, after 8",
+        "perplexity of plain text 20.40 instead of 20.00 (+2.0 %); unrelated questions 17 of 24 "
+        "right instead of 18 (1 mended, 2 broken). Plain text has no 'closest passage'.",
+        "by similarity : there is no context",
         "stayed to the end",
         "round 2",
         "Fingerprint of the data 0a1b2c",
@@ -154,15 +156,16 @@ def test_it_loads_nothing_and_every_tag_is_closed() -> None:
 
 def test_everything_is_escaped() -> None:
     whole = advice()
+    one = finalist(EVIL, kind=EVIL, controls={**CONTROLS, "notes": [EVIL]})
     given = advice(
-        verdict=replace(whole.verdict, recommended=EVIL, reason=EVIL,
-                        finalists=(finalist(EVIL, kind=EVIL, controls={EVIL: EVIL}),)),
+        verdict=replace(whole.verdict, recommended=EVIL, reason=EVIL, finalists=(one,)),
         diagnosis=replace(whole.diagnosis, sentences=(EVIL,), figures=()),  # type: ignore[type-var]
         tried=(tried(EVIL, EVIL, why=EVIL),),
         examples=(example(id=EVIL, question=EVIL, context=EVIL, answer=EVIL, before=EVIL,
                           after=EVIL, tokens=[EVIL] * 23),
                   example(context=EVIL, before_weights=[], after_weights=[])),
-        settings={EVIL: EVIL, "not_asked": [EVIL]},
+        settings={"model": EVIL, "versions": {EVIL: EVIL}, "notes": [EVIL],
+                  "left_out": {EVIL: EVIL}},
         command=EVIL,
         python=EVIL,
     )  # fmt: skip
@@ -186,6 +189,13 @@ def test_another_prompt_is_drawn_after() -> None:
     page = render(advice(examples=(one,)))
     assert re.search(r'<span class="w8 evidence" title="25 %">Quote</span>', page)
     assert "outlined 25 % · sink 50 %" in page
+
+
+def test_a_sample_of_the_questions_is_told() -> None:
+    whole = advice()
+    seen = text_of(render(advice(settings={**whole.settings, "of": 400, "notes": ["No way."]})))
+    assert "Questions 50, drawn from 400" in seen
+    assert "a seeded sample was asked." in seen and "No way." in seen
 
 
 def test_no_diagnosis_no_controls() -> None:

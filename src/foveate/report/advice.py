@@ -26,9 +26,11 @@ _KINDS = {
     "pattern": "a sparse pattern",
 }
 _LABELS = {
-    "model": "Model", "data": "Data", "fingerprint": "Fingerprint of the data", "n": "Questions",
-    "goal": "Goal", "seed": "Seed", "minutes": "Minutes allowed", "seconds": "Time spent",
-    "device": "Device", "versions": "Versions", "date": "Date",
+    "data": "Data", "data_fingerprint": "Fingerprint of the data", "n": "Questions", "seed": "Seed",
+    "minutes": "Minutes allowed", "seconds": "Time spent", "asked": "Replies asked for",
+    "date": "Date", "model": "Model", "architecture": "Architecture",
+    "fingerprint": "Fingerprint of the model", "dtype": "Precision", "device": "Device",
+    "machine": "Machine", "threads": "Threads", "attention": "Attention", "versions": "Versions",
 }  # fmt: skip
 _SAVED = {"speed": "time", "memory": "peak memory"}
 
@@ -179,6 +181,7 @@ def _view(advice: Advice) -> dict[str, Any]:
         "facts": list(_facts(advice.settings)),
         "split": _split(advice),
         "unasked": list(_unasked(advice)),
+        "left_out": advice.settings.get("left_out", {}),
     }
 
 
@@ -227,7 +230,8 @@ def _finalists(advice: Advice) -> list[dict[str, Any]]:
             "time": _ratio(one.seconds.value, "time"),
             "time_interval": f"× {one.seconds.low:.2f} to {one.seconds.high:.2f}",
             "memory": None if one.memory is None else _ratio(one.memory, "memory"),
-            "controls": [(_words(key), _plain(value)) for key, value in one.controls.items()],
+            "damage": list(_damage(one.controls)),
+            "damage_notes": one.controls.get("notes", ()),
             "zero": at(0.0),
             "bar": sorted((at(0.0), at(one.gain.value))),
             "whisker": (at(one.gain.low), at(one.gain.high)),
@@ -235,6 +239,20 @@ def _finalists(advice: Advice) -> list[dict[str, Any]]:
         }
         for one in all_
     ]
+
+
+def _damage(found: Mapping[str, Any]) -> Iterator[str]:
+    """What becomes of plain text and of unrelated questions, in words."""
+    now, was = found.get("perplexity"), found.get("perplexity_base")
+    if now is not None and was:
+        change = 100 * (now / was - 1)
+        said = "unchanged" if abs(change) < 0.05 else f"{_number(change, '+.1f')} %"
+        yield f"perplexity of plain text {now:.2f} instead of {was:.2f} ({said})"
+    if found.get("n"):
+        yield (
+            f"unrelated questions {found['unrelated_right']} of {found['n']} right instead of "
+            f"{found['unrelated_base']} ({found['mended']} mended, {found['broken']} broken)"
+        )
 
 
 def _in_order(tried: Sequence[Any]) -> list[Any]:
@@ -298,28 +316,24 @@ _WHAT = {
 
 # -- how it was found ------------------------------------------------------------------------------
 def _facts(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    told = {**{key: settings[key] for key in _LABELS if key in settings}, **settings}
-    for key, value in told.items():
-        if value is None or key in ("complete", "not_asked"):
+    for key, label in _LABELS.items():
+        value = settings.get(key)
+        if value is None:
             continue
         if key == "seconds":
             value = f"{value / 60:.1f} minutes" if value >= 90 else f"{value:.0f} s"
-        yield _LABELS.get(key, _words(key)), _plain(value)
+        elif key == "n" and settings.get("of", value) != value:
+            value = f"{value}, drawn from {settings['of']}"
+        yield label, _plain(value)
 
 
 def _plain(value: Any) -> str:
     """A figure, or some of them, as text."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{_words(key)} {_plain(one)}" for key, one in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(one) for one in value)
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
     if isinstance(value, float):
         return _number(value, ".4g")
     return str(value)
-
-
-def _words(key: Any) -> str:
-    return str(key).replace("_", " ")
 
 
 def _split(advice: Advice) -> str:
@@ -344,5 +358,6 @@ def _unasked(advice: Advice) -> Iterator[str]:
         "Why. The shades show where the model looked, not what decided: what was hidden or raised "
         "to see if it mattered stands under “What is wrong”."
     )
-    for one in advice.settings.get("not_asked", ()):
-        yield str(one)
+    if advice.settings.get("of", 0) > advice.settings.get("n", 0):
+        yield "All of the questions: the time does not hold them; a seeded sample was asked."
+    yield from advice.settings.get("notes", ())
