@@ -1,6 +1,6 @@
 """``python -m benchmarks [NAME ...]``: run benchmarks by name, all of them by default.
 
-``autopasta``, ``architectures`` (many minutes), ``cost`` (four minutes), ``diagnosis`` (five
+``autopasta``, ``architectures`` (many minutes), ``compatibility`` (ten minutes), ``cost`` (four minutes), ``diagnosis`` (five
 minutes), ``literature`` (needs the extra ``search``), ``patterns``, ``reach``, ``gpu`` (needs
 CUDA), ``sparse_prefill`` (five minutes), ``sparse_quality`` (half an hour; goes on where it
 stopped), ``trained_sparse`` (a quarter of an hour) and ``windows`` run only when named.
@@ -13,8 +13,8 @@ import importlib
 import sys
 
 NAMES = ("operator", "precision", "prefill", "memory", "decode", "steering", "finders")
-LONG = ("autopasta", "architectures", "cost", "diagnosis", "literature", "patterns", "reach", "gpu",
-        "sparse_prefill", "sparse_quality", "trained_sparse", "windows")  # fmt: skip
+LONG = ("autopasta", "architectures", "compatibility", "cost", "diagnosis", "literature",
+        "patterns", "reach", "gpu", "sparse_prefill", "sparse_quality", "trained_sparse", "windows")  # fmt: skip
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:
