@@ -17,6 +17,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from foveate.methods.stable import STABLE
+
 from . import harness
 
 RESULTS = harness.RESULTS / "compatibility.json"
@@ -54,7 +56,7 @@ def ask(name: str, stack: str) -> dict[str, Any]:
     for padded in PADDED if text else (None,):
         here = m.place(name, stack, padded)
         for a, b in m.PAIRS:
-            got = here.pair(a, b)
+            got = here.pair(a, b, idle=False)
             if got.state == "equal":
                 found["equal"] += 1
             elif got.state == "alone":  # the method's sentence, once
@@ -83,20 +85,10 @@ def sweep(only: list[str]) -> dict[str, Any]:
             continue
         places[title] = ask(name, stack)
         print(f"{title}: {_told(places[title])}", flush=True)
-    methods = {
-        one.name: {
-            "stages": list(one.stages),
-            "needs": list(one.needs),
-            "decoding": one.decoding,
-            "limits": one.limits,
-        }
-        for one in m.STABLE.values()
-    }
     return {
         "title": "Which stable methods go together",
         "command": "python -m benchmarks compatibility",
         "machine": harness.machine(),
-        "methods": methods,
         "places": places,
     }
 
@@ -109,7 +101,7 @@ def _told(found: dict[str, Any]) -> str:
 
 def page(result: dict[str, Any]) -> str:
     """``docs/compatibility.md`` of the results."""
-    places, methods = result["places"], result["methods"]
+    places, methods = result["places"], STABLE
     exceptions: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     alone: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     sentences: dict[Any, str] = {}
@@ -135,8 +127,8 @@ def page(result: dict[str, Any]) -> str:
         "| | acts in | needs | from a cache, beside one forward | limits |\n|---|---|---|---|---|",
     ]
     lines += [
-        f"| `{name}` | {', '.join(one['stages'])} | {'; '.join(one['needs']) or 'nothing'} | "
-        f"{one['decoding']} | {one['limits']} |"
+        f"| `{name}` | {', '.join(one.stages)} | {'; '.join(one.needs) or 'nothing'} | "
+        f"{one.decoding} | {one.limits} |"
         for name, one in methods.items()
     ]
     lines += [

@@ -231,25 +231,38 @@ class Place:
     def _refusals(self) -> dict[tuple[str, bool], str]:
         return {}
 
-    def pair(self, a: str, b: str) -> Outcome:
-        """Two methods, in this order."""
-        for name, again in ((a, False), (b, a == b)):
-            if why := self.refusal(name, again):
-                return Outcome("alone", f"{name}: {why}")
-        first, second = self.made(a, b)
-        methods = [*first, *second]
-        want = self.book(methods)
+    def pair(self, a: str, b: str, idle: bool = True) -> Outcome:
+        """Two methods, in this order; with ``idle``, also whether both of them count."""
+        if (a, b) not in self._pairs:
+            self._pairs[a, b] = self._pair(a, b, idle)
+        return self._pairs[a, b]
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, str], Outcome]:
+        return {}
+
+    def _pair(self, a: str, b: str, idle: bool) -> Outcome:
         try:
+            first, second = self.made(a, b)
+            methods = [*first, *second]
             got = self.ours(methods)
         except fv.FoveateError as error:
+            for name, again in ((a, False), (b, a == b)):
+                if why := self.refusal(name, again):
+                    return Outcome("alone", f"{name}: {why}")
             return Outcome("refused", str(error))
         except Exception as error:  # no sentence: a bug
             return Outcome("wrong", f"{type(error).__name__}: {error}")
-        without = {a: self.alone(b, a == b), b: self.alone(a, False)}
-        idle = [n for n in without if not STABLE[n].looks and away(without[n], want[0]) < 1e-3]
-        why = self.apart(got, want)
+        want = self.book(methods)
         self.wanted[a, b] = want[0]
-        return Outcome("wrong" if why else "equal", why, tuple(idle))
+        count = [(a, b, a == b), (b, a, False)] if idle else []  # each, and what is left without
+        idler = [
+            name
+            for name, other, again in count
+            if not STABLE[name].looks and away(self.alone(other, again), want[0]) < 1e-3
+        ]
+        why = self.apart(got, want)
+        return Outcome("wrong" if why else "equal", why, tuple(idler))
 
 
 @cache

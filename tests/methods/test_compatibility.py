@@ -20,11 +20,14 @@ OTHERS = [one for one in PLACES if one != HOME]
 SHARES = 12  # a place takes every so many-th pair
 
 
-def faults(name: str, stack: str, padded: str | None, pairs: list[tuple[str, str]]) -> list[str]:
+def faults(
+    name: str, stack: str, padded: str | None, pairs: list[tuple[str, str]], idle: bool = True
+) -> list[str]:
     """What is wrong with pairs at a place, a sentence each."""
     here, found = place(name, stack, padded), []
+    idle = idle and here.target.tokens > 5  # a window has little to hide from so few
     for a, b in pairs:
-        got = here.pair(a, b)
+        got = here.pair(a, b, idle)
         if got.state == "wrong":
             found.append(f"{a}, {b} on {here}: {got.why}")
         if got.idle:
@@ -51,7 +54,7 @@ def test_some_pairs_on_the_others(index: int) -> None:
     name, stack = OTHERS[index]
     text = BY_NAME[name].inputs in ("ids", "both")
     padded = ("left", "right")[index // SHARES] if text else None
-    assert not faults(name, stack, padded, PAIRS[index % SHARES :: SHARES])
+    assert not faults(name, stack, padded, PAIRS[index % SHARES :: SHARES], idle=False)
 
 
 @pytest.mark.slow
