@@ -265,9 +265,13 @@ class Place:
         return Outcome("wrong" if why else "equal", why, tuple(idler))
 
 
-@cache
 def place(name: str, stack: str, padded: str | None = None) -> Place:
     """A place, made once."""
+    return _place(name, stack, padded)
+
+
+@cache
+def _place(name: str, stack: str, padded: str | None) -> Place:
     return Place(name, stack, padded)
 
 
