@@ -22,8 +22,8 @@ class Outcome:
     Attributes
     ----------
     test : str
-        ``passthrough``, ``restore``, ``gain 1``, ``gain on all keys``, ``masses``, ``gain``,
-        ``maps``, ``padding left``, ``padding right`` or ``cache``.
+        ``passthrough``, ``restore``, ``policy``, ``gain 1``, ``gain on all keys``, ``masses``,
+        ``gain``, ``maps``, ``padding left``, ``padding right`` or ``cache``.
     stack : str or None
         The stack it was about; None for the whole model.
     state : {"passed", "failed", "refused", "not applicable"}

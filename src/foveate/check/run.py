@@ -19,7 +19,9 @@ from .subject import Failed, NotApplicable, Subject
 __all__ = ["check"]
 
 
-def check(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Report:
+def check(
+    model: nn.Module, inputs: Mapping[str, Any] | None = None, *, policy: Any = None
+) -> Report:
     """Check on a model whether foveate tells the truth about it, as far as its outputs show.
 
     Parameters
@@ -29,6 +31,9 @@ def check(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Report:
     inputs : mapping of str to Tensor, optional
         Arguments of its forward, a batch of at least one. Default: random ones of the shapes that
         its signature and configuration ask for.
+    policy : Policy, optional
+        It is attached too, on regions made up: does the model run under it, and is it left as it
+        was?
 
     Returns
     -------
@@ -71,14 +76,14 @@ def check(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Report:
     try:
         # torch's fused encoder layers, in which no attention is called, are left aside throughout
         torch.backends.mha.set_fastpath_enabled(False)
-        return _checked(model, inputs)
+        return _checked(model, inputs, policy)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         for module in training:
             module.training = True
 
 
-def _checked(model: nn.Module, inputs: Mapping[str, Any] | None) -> Report:
+def _checked(model: nn.Module, inputs: Mapping[str, Any] | None, policy: Any) -> Report:
     name = type(model).__name__
     unreached = tuple(unreachable(model))
     subject = Subject(model, example_inputs(model) if inputs is None else inputs)
@@ -91,6 +96,8 @@ def _checked(model: nn.Module, inputs: Mapping[str, Any] | None) -> Report:
         _outcome("passthrough", None, partial(exact.passthrough, subject)),
         _outcome("restore", None, partial(exact.restore, subject)),
     ]
+    if policy is not None:
+        outcomes.append(_outcome("policy", None, partial(exact.policy, subject, policy)))
     outcomes += [
         _outcome(test, stack, partial(function, subject, stack))
         for stack in subject.stacks

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,12 @@ def check(
             help="A Python callable that returns your model, or (model, inputs).",
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        common.policy_option(
+            "Check too that this policy is for the model and leaves it as it was."
+        ),
+    ] = None,
     json: common.Json = False,
 ) -> None:
     """Check a model: passthrough, restore, gains, masses, maps, padding and cache.
@@ -48,6 +55,7 @@ def check(
             f"check takes one model: MODEL, or --class module:factory; {given} given."
         )
     inputs: Mapping[str, Any] | None = None
+    held = common.read_policy(policy)
     if factory is not None:
         live, inputs = _made(factory)
     else:
@@ -55,7 +63,7 @@ def check(
         with err.status(f"Loading {model} …"):
             live, _ = load(model)
     with err.status(f"Checking {type(live).__name__} …"):
-        report = run_check(live, inputs)
+        report = run_check(live, inputs, policy=common.for_model(held, live))
     if json:
         common.print_json({"asked": model or factory} | report.to_dict())
     else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +19,9 @@ from ..engine import measures as m
 from ..engine.measures import Read
 from ..errors import FoveateError
 from ..load import load
+from ..policy import Policy
 from ..prompt import Prompt
+from ..tasks import Item, prompts
 
 PromptText = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="What the user says to the model.")
@@ -106,10 +110,74 @@ def named(marks: Sequence[str] | None) -> list[tuple[str, str]]:
     return pairs
 
 
+def policy_option(means: str) -> Any:
+    """``--policy FILE``, and what it means to this command."""
+    return typer.Option("--policy", metavar="FILE", help=means)
+
+
+def read_policy(path: Path | None) -> Policy | None:
+    """The policy of a file, before a model is loaded for nothing."""
+    if path is None:
+        return None
+    with _told():
+        return Policy.load(path)
+
+
+def for_model(policy: Policy | None, live: Any) -> Policy | None:
+    """The policy, where it is one for this model; a doubt is told once, on stderr."""
+    if policy is None:
+        return None
+    with _told():
+        policy.check_model(live)
+    return replace(policy, model=None)  # it was checked
+
+
+def everywhere(policy: Policy, command: str) -> Policy:
+    """A policy for a command that asks with prompts of its own, or a refusal."""
+    has = (*policy.rewrites, *(name for one in policy.methods for name in _regions(one)))
+    if policy.asking is not None:
+        has = (f"{type(policy.asking).__name__}, which asks by itself",)
+    if has:
+        raise FoveateError(
+            f"foveate {command} asks with prompts of its own, on which the policy "
+            f"{policy.name!r} has no hold: it has {', '.join(map(str, has))}. Give it one of "
+            "patterns, gains on no region and the like, or ask foveate compare what this one does."
+        )
+    return policy
+
+
+def _regions(method: Any) -> Sequence[str]:
+    return getattr(method, "regions", ())
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Warnings as lines of the command's own."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for one in caught:
+        err.print(f"[yellow]warning:[/] {one.message}", soft_wrap=True)
+
+
 def make_prompt(
-    tokenizer: Any, content: str | list[Any], raw: bool, marks: Sequence[tuple[str, str]]
+    tokenizer: Any,
+    content: str | list[Any],
+    raw: bool,
+    marks: Sequence[tuple[str, str]],
+    policy: Policy | None = None,
 ) -> Prompt:
-    """The prompt, with its marks; a text is what a user says, where the model knows chats."""
+    """The prompt, with its marks; a text is what a user says, where the model knows chats.
+
+    With a policy it is as the policy asks it: rewritten, and its regions marked.
+    """
+    if policy is not None:
+        given: dict[str, Any] = {}
+        for name, piece in marks:
+            given.setdefault(name, []).append(piece)
+        item = Item("prompt", content, "", given, raw=raw)
+        ((_, asked),) = prompts(policy.items([item]), tokenizer, 1)
+        return asked
     if isinstance(content, str) and not raw and getattr(tokenizer, "chat_template", None):
         content = [{"role": "user", "content": content}]
     prompt = Prompt(tokenizer, content)

@@ -14,6 +14,7 @@ from rich.text import Text
 from ..errors import FoveateError
 from ..evaluate import Table, evaluate
 from ..evaluate.page import figures, settled
+from ..policy import Policy
 from ..tasks import Questions
 from . import common
 from .common import err, out
@@ -34,6 +35,10 @@ def compare(
             metavar="METHOD",
             help="'Emphasize(evidence, gain=5)', 'NAME = A(…) + B(…)'; repeatable.",
         ),
+    ] = None,
+    policy: Annotated[
+        list[Path] | None,
+        common.policy_option("Ask under this policy too, as one more method; repeatable."),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Items of every task.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every task.")] = None,
@@ -64,7 +69,16 @@ def compare(
         if name in methods:
             raise FoveateError(f"--method {text!r}: the name {name!r} is taken already.")
         methods[name] = made
+    for path in policy or ():
+        held = common.read_policy(path)
+        assert held is not None
+        if held.name in methods:
+            raise FoveateError(f"--policy {path}: the name {held.name!r} is taken already.")
+        methods[held.name] = held
     live, tokenizer = common.load_model(model)
+    for name, one in methods.items():
+        if isinstance(one, Policy):
+            methods[name] = common.for_model(one, live)
     answers = len(methods) * sum(getattr(one, "n", 1) for one in tasks)
     with common.progress(f"{len(methods)} methods × {len(tasks)} tasks", answers) as done:
         table = evaluate(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -21,6 +22,7 @@ from ..methods.emphasis import Emphasize
 from ..methods.measure import Measure
 from ..prompt import Prompt
 from ..report import ablate, tables, write
+from ..tasks import Item
 from ..tasks.answering import Outcome, generate, steer_cases, text_of
 from ..tasks.facts import LIGHTHOUSE, Case, cases
 from . import common
@@ -44,6 +46,9 @@ class Told:
 def demo(
     questions: Annotated[int, typer.Option(min=1, help="Questions in the table.")] = 36,
     seed: Annotated[int, typer.Option(help="Another seed makes other questions.")] = 0,
+    policy: Annotated[
+        Path | None, common.policy_option("Ask the table's questions under this policy too.")
+    ] = None,
     model: common.Model = "smollm2",
     json: common.Json = False,
     report: common.Report = None,
@@ -51,7 +56,9 @@ def demo(
     """Watch a model look at the wrong sentence; turn its attention; read the right answer."""
     common.check_report(report)
     made = cases(questions, seed)
+    held = common.read_policy(policy)
     live, tokenizer = common.load_model(model)
+    held = common.for_model(held, live)
     case = LIGHTHOUSE
     prompt, names = question(tokenizer, case)
     right, wrong = _name(case.evidence), _name(case.decoy)
@@ -70,6 +77,10 @@ def demo(
         _show_seconds(seconds)
     with common.progress(f"{questions} questions, three times each", 3 * questions) as done:
         outcomes = steer_cases(live, tokenizer, made, gain=_GAIN, progress=done)
+    said: list[str] = []
+    if held is not None:
+        with err.status(f"{questions} questions under the policy …"):
+            said = held.generate(live, tokenizer, [item(one) for one in made], 20)
     if report is not None:
         with common.progress("Hiding each sentence, for the report", len(names)) as done:
             found = ablate(live, prompt, names, progress=done)
@@ -88,6 +99,7 @@ def demo(
             model=model,
         )
     if json:
+        under = {"policy": _under(held.name, made, said)} if held else {}
         common.print_json(
             {
                 "model": model,
@@ -105,11 +117,12 @@ def demo(
                     }
                     for one in outcomes
                 ],
+                **under,
                 "report": str(report) if report is not None else None,
             }
         )
         return
-    _show_table(outcomes)
+    _show_table(outcomes, _under(held.name, made, said) if held else None)
     if report is not None:
         err.print(f"report: {report}")
 
@@ -127,6 +140,23 @@ def question(tokenizer: Any, case: Case) -> tuple[Prompt, list[str]]:
     for name, sentence in zip(names, case.context, strict=True):
         prompt.mark(name, sentence)
     return prompt, names
+
+
+def item(case: Case) -> Item:
+    """A case as a user asks it: a context and a question."""
+    marks = {"context": " ".join(case.context), "question": case.question}
+    return Item(case.id, case.text, case.answer, marks)
+
+
+def _under(name: str, made: Sequence[Case], said: Sequence[str]) -> dict[str, Any]:
+    """What the questions come to under a policy."""
+    told = list(zip(made, said, strict=True))
+    return {
+        "name": name,
+        "right": sum(case.right(reply) for case, reply in told),
+        "follows_wrong": sum(case.follows(reply) for case, reply in told),
+        "replies": list(said),
+    }
 
 
 def tell(live: Any, prompt: Prompt, names: Sequence[str], *methods: Any) -> Told:
@@ -261,7 +291,7 @@ def _show_seconds(seconds: dict[str, float]) -> None:
     )
 
 
-def _show_table(outcomes: Sequence[Outcome]) -> None:
+def _show_table(outcomes: Sequence[Outcome], under: dict[str, Any] | None = None) -> None:
     found, n = score(outcomes), len(outcomes)
     out.print(
         f"\n[bold]6. {n} questions of this kind[/] "
@@ -282,6 +312,9 @@ def _show_table(outcomes: Sequence[Outcome]) -> None:
         f"{never}",
         f"[green bold]{found['follows_wrong_steered']}[/]",
     )
+    if under is not None:
+        name = Text(f"policy “{under['name']}”")
+        table.add_row(name, f"{under['right']}", f"{under['follows_wrong']}")
     out.print(table)
     out.print(
         f"  [dim]of {n}; an answer counts if it has the one value and none of the other three[/]\n"

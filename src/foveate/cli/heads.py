@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from ..attach import attach
 from ..display import heat
 from ..errors import FoveateError
 from ..find.heads import KINDS, find_heads
@@ -30,6 +32,12 @@ def heads(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Keep all scores (HeadScores.load reads them)."),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        common.policy_option(
+            "Score the heads under this policy, if it needs no prompt of its own."
+        ),
+    ] = None,
     model: common.Model = "smollm2",
     json: common.Json = False,
     report: common.Report = None,
@@ -40,7 +48,10 @@ def heads(
     common.check_report(report)
     if save is not None and not save.expanduser().resolve().parent.is_dir():
         raise FoveateError(f"--out {save}: there is no such folder.")
+    held = common.read_policy(policy)
+    held = held and common.everywhere(held, "heads")
     live, tokenizer = common.load_model(model)
+    held = common.for_model(held, live)
     settings: dict[str, Any] = {} if n is None else {"n": n}
     with err.status(f"Looking for {kind} heads …") as status:
         done = 0
@@ -50,7 +61,8 @@ def heads(
             done += more
             status.update(f"Looking for {kind} heads: {done} prompts read …")
 
-        scores = find_heads(live, tokenizer, kind, seed=seed, progress=progress, **settings)
+        with attach(live, held) if held else nullcontext():
+            scores = find_heads(live, tokenizer, kind, seed=seed, progress=progress, **settings)
     best = scores.top(min(top, scores.layers * scores.heads))
     if save is not None:
         scores.save(save)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..attach import attach
 from ..inspection import inspect
 from ..report import Ablation, ReportData, ablate, build, tables, write
 from . import common
@@ -25,6 +28,10 @@ def see(
             "--ablate", help="Hide each marked region in turn: what becomes of the answer?"
         ),
     ] = False,
+    policy: Annotated[
+        Path | None,
+        common.policy_option("Look at the prompt as this policy asks it, under its methods."),
+    ] = None,
     model: common.Model = "smollm2",
     max_new_tokens: common.NewTokens = 24,
     json: common.Json = False,
@@ -33,15 +40,18 @@ def see(
     """Show where a model looks when it is about to answer a prompt."""
     common.check_report(report)
     content, marks = common.content(text, file, messages), common.named(mark)
+    held = common.read_policy(policy)
     live, tokenizer = common.load_model(model)
-    prompt = common.make_prompt(tokenizer, content, raw, marks)
-    with err.status(f"Reading {prompt.length} tokens …"):
-        run = inspect(live, prompt, [*common.masses(prompt), *common.details()])
+    held = common.for_model(held, live)
+    prompt = common.make_prompt(tokenizer, content, raw, marks, held)
     found: list[Ablation] = []
-    if ablation:
-        names = common.marked(prompt)
-        with common.progress("Hiding regions", len(names)) as done:
-            found = ablate(live, prompt, names, max_new_tokens=max_new_tokens, progress=done)
+    with attach(live, held, prompt=prompt) if held else nullcontext():
+        with err.status(f"Reading {prompt.length} tokens …"):
+            run = inspect(live, prompt, [*common.masses(prompt), *common.details()])
+        if ablation:
+            names = common.marked(prompt)
+            with common.progress("Hiding regions", len(names)) as done:
+                found = ablate(live, prompt, names, max_new_tokens=max_new_tokens, progress=done)
     data = build(run, ablations=found, model=model)
     if report is not None:
         report = write(run, report, ablations=found, model=model)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -16,6 +17,7 @@ from ..attach import attach
 from ..errors import FoveateError
 from ..methods.emphasis import Emphasize
 from ..methods.measure import Measure
+from ..policy import Policy
 from ..prompt import Prompt
 from ..report import build, tables, write
 from ..tasks.answering import generate, text_of
@@ -46,6 +48,12 @@ def steer(
     heads: Annotated[
         str | None, typer.Option(help="Such as 0,3, or layer.head pairs 5.0,7.3; default all.")
     ] = None,
+    policy: Annotated[
+        Path | None,
+        common.policy_option(
+            "Steer by this policy: its rewrites and methods, beside what --emphasize says."
+        ),
+    ] = None,
     model: common.Model = "smollm2",
     max_new_tokens: common.NewTokens = 40,
     json: common.Json = False,
@@ -53,9 +61,10 @@ def steer(
 ) -> None:
     """Answer a prompt as the model is, and again with its attention turned."""
     common.check_report(report)
-    if not emphasize and not also_suppress:
+    if not emphasize and not also_suppress and policy is None:
         raise FoveateError(
-            "steer was told nothing to steer to: give --emphasize 'a piece of the prompt'."
+            "steer was told nothing to steer to: give --emphasize 'a piece of the prompt', or "
+            "--policy FILE."
         )
     if not (math.isfinite(gain) and gain > 0):
         raise FoveateError(
@@ -67,18 +76,25 @@ def steer(
         "heads": common.head_numbers(heads),
     }
     content, marks = common.content(text, file, messages), common.named(mark)
+    held = common.read_policy(policy)
     live, tokenizer = common.load_model(model)
-    prompt = common.make_prompt(tokenizer, content, raw, marks)
-    methods = [Emphasize(region(prompt, one), gain, **where) for one in emphasize or ()]
+    held = common.for_model(held, live)
+    asked = common.make_prompt(tokenizer, content, raw, marks)  # as the user wrote it
+    prompt = common.make_prompt(tokenizer, content, raw, marks, held) if held else asked
+    methods: list[Any] = [] if held is None else [held]
+    methods += [Emphasize(region(prompt, one), gain, **where) for one in emphasize or ()]
     for one in also_suppress or ():
         methods.append(Emphasize(region(prompt, one), 1 / gain, **where))
+    longer = max_new_tokens + (held.extra_tokens if held else 0)
 
     with err.status("Looking …"):
         before = look(live, prompt, (), max_new_tokens)
         after = look(live, prompt, methods, max_new_tokens)
     with err.status("Answering …"):
-        plain = answer(live, prompt, (), max_new_tokens)
-        steered = answer(live, prompt, methods, max_new_tokens)
+        plain = answer(live, asked, (), max_new_tokens)
+        steered = answer(live, prompt, methods, longer)
+    if held is not None:
+        steered["answer"] = held.reply(steered["answer"], prompt.items[0])
     answers = {"without steering": plain["answer"], _label(methods): steered["answer"]}
     data = build(after, baseline=before, answers=answers, model=model)
     if report is not None:
@@ -150,8 +166,10 @@ def answer(
     }
 
 
-def _label(methods: Sequence[Emphasize]) -> str:
-    def short(text: str) -> str:
-        return text if len(text) <= 40 else text[:38] + "…"
+def _label(methods: Sequence[Emphasize | Policy]) -> str:
+    def said(one: Emphasize | Policy) -> str:
+        text = one.name if isinstance(one, Policy) else one.region
+        short = text if len(text) <= 40 else text[:38] + "…"
+        return f"{'policy' if isinstance(one, Policy) else f'gain {one.gain:.3g} on'} “{short}”"
 
-    return "with " + ", ".join(f"gain {one.gain:.3g} on “{short(one.region)}”" for one in methods)
+    return "with " + ", ".join(map(said, methods))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ..attach import attach
 from ..errors import FoveateError
 from ..find.tuning import tune as search
 from ..methods.tuned import Tuned
@@ -57,6 +59,10 @@ def tune(
     save: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="Where what holds is written.")
     ] = Path("tuned.json"),
+    policy: Annotated[
+        Path | None,
+        common.policy_option("Tune under this policy, if it needs no prompt of its own."),
+    ] = None,
     model: common.Model = "smollm2",
     json: common.Json = False,
 ) -> None:
@@ -69,8 +75,12 @@ def tune(
     if not save.expanduser().resolve().parent.is_dir():
         raise FoveateError(f"--out {save}: there is no such folder.")
     asked = sized(parsed(task), n, seed)
+    held = common.read_policy(policy)
+    held = held and common.everywhere(held, "tune")
     live, tokenizer = common.load_model(model)
-    with err.status("Reading the prompts densely …") as status:
+    held = common.for_model(held, live)
+    under = attach(live, held) if held else nullcontext()
+    with err.status("Reading the prompts densely …") as status, under:
 
         def progress(done: int, of: int) -> None:
             status.update(f"Tuning on {asked.name}: {done} of {of} prompts read …")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,10 @@ from .common import err, out
 
 def ui(
     model: common.Model = "smollm2",
+    policy: Annotated[
+        Path | None,
+        common.policy_option("Offer this policy among the methods of the tab Compare."),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Where to listen; others reach the page only if it is not loopback.")
     ] = "127.0.0.1",
@@ -34,8 +39,10 @@ def ui(
             f"[yellow]warning:[/] the page listens on {host}: everybody who reaches this machine "
             "can use the model, and nothing is encrypted. --host 127.0.0.1 is for you alone."
         )
+    held = common.read_policy(policy)
     live, tokenizer = common.load_model(model)
-    page, address = serve(live, tokenizer, model, host, port)
+    held = common.for_model(held, live)
+    page, address = serve(live, tokenizer, model, host, port, policy=held)
     out.print(f"The page of {model}: {address}  (Ctrl+C ends it)", soft_wrap=True)
     if open_:
         typer.launch(address)

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from ..adapters.diffusers import opened
 from ..adapters.sites import sites
 from ..errors import FoveateError
 from ..find import _model
 from ..find._model import ModelId
 
-__all__ = ["check_versions", "fits", "grid_of", "same_weights", "versions"]
+__all__ = ["check_versions", "fits", "grid_of", "module_of", "same_weights", "versions"]
 
 _LIBRARIES = ("foveate", "torch", "transformers")
 
@@ -21,6 +22,17 @@ def versions() -> dict[str, str]:
     """The libraries here that a policy's effect may depend on."""
     found = _model.versions()
     return {name: found[name] for name in _LIBRARIES if found[name] != "unknown"}
+
+
+def module_of(model: object) -> nn.Module:
+    """The module to look at: a model, or the models of a pipeline."""
+    found = opened(model)
+    if not isinstance(found, nn.Module):
+        raise FoveateError(
+            f"A policy is for a model; {type(model).__name__} was given: "
+            "model, tokenizer = fv.load(…)."
+        )
+    return found
 
 
 def grid_of(model: nn.Module) -> tuple[int, int] | None:

@@ -21,7 +21,7 @@ from ..tasks import Item, prompts
 from ..tasks._records import item_of
 from ..tasks.answering import replies
 from .file import read, write
-from .place import fits, grid_of, same_weights, versions
+from .place import fits, grid_of, module_of, same_weights, versions
 from .rewrites import REWRITES
 from .rules import RULES
 
@@ -218,7 +218,7 @@ class Policy:
         """
         self.check_model(model)
         made = self.items(items)
-        longer = max_new_tokens + sum(REWRITES[name].extra_tokens for name in self.rewrites)
+        longer = max_new_tokens + self.extra_tokens
         if self.asking is not None:
             said = self.asking.generate(model, tokenizer, made, longer)
         else:
@@ -228,6 +228,11 @@ class Policy:
                 with torch.no_grad(), attach(model, *self.at(prompt), prompt=prompt):
                     said += replies(model, prompt, longer)
         return [self.reply(text, item) for text, item in zip(said, made, strict=True)]
+
+    @property
+    def extra_tokens(self) -> int:
+        """How many more tokens a reply may take: a rewrite may ask for more than the answer."""
+        return sum(REWRITES[name].extra_tokens for name in self.rewrites)
 
     @property
     def asking(self) -> Any:
@@ -246,6 +251,7 @@ class Policy:
     # -- on a model --------------------------------------------------------------------------------
     def for_model(self, model: nn.Module) -> Policy:
         """The policy as one of this model, with the versions of this machine."""
+        model = module_of(model)
         grid = self.check_model(model).grid or grid_of(model)
         return replace(self, model=ModelId.of(model), grid=grid, versions=versions())
 
@@ -255,6 +261,7 @@ class Policy:
         Other weights of the same architecture draw a warning: the figures are not theirs.
         """
         if self.model is not None:
+            model = module_of(model)
             fits(self.name, self.model, self.grid, model)
             same_weights(self.name, self.model, model)
         return self
@@ -267,7 +274,8 @@ class Policy:
         if self.asking is not None:
             raise FoveateError(
                 f"The policy {self.name!r} is {self.asking!r:.200}, which asks the model itself, "
-                "in several calls: use policy.generate(model, tokenizer, items)."
+                "in several calls: use policy.generate(model, tokenizer, items), or foveate "
+                "compare --policy."
             )
         how = 'make the prompt with policy.prompt(tokenizer, {"context": …, "prompt": …})'
         if self.rewrites and not all(

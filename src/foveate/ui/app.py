@@ -31,7 +31,7 @@ def gradio() -> Any:
     return gr
 
 
-def build(model: Any, tokenizer: Any, name: str = "smollm2") -> Any:
+def build(model: Any, tokenizer: Any, name: str = "smollm2", policy: Any = None) -> Any:
     """The page of one model.
 
     Parameters
@@ -40,6 +40,8 @@ def build(model: Any, tokenizer: Any, name: str = "smollm2") -> Any:
         A causal language model.
     name : str
         What to call it.
+    policy : Policy, optional
+        One more of the methods to compare.
 
     Returns
     -------
@@ -52,7 +54,7 @@ def build(model: Any, tokenizer: Any, name: str = "smollm2") -> Any:
         Without gradio (the extra ``ui``).
     """
     gr = gradio()
-    desk = Desk(model, tokenizer, name)
+    desk = Desk(model, tokenizer, name, policy)
     with gr.Blocks(title="foveate", analytics_enabled=False) as page:
         session = gr.State(Session())
         size = f"{desk.calls} attention layers"

@@ -16,7 +16,7 @@ from ..methods import ACT, PASTA, Emphasize, Hide, ZeroTuning
 from . import inputs
 from .session import Desk, Job
 
-__all__ = ["METHODS", "TASKS", "compare", "plot", "shown"]
+__all__ = ["METHODS", "TASKS", "compare", "offered", "plot", "shown"]
 
 MOST_ITEMS = 32
 MOST_METHODS = 6
@@ -70,10 +70,11 @@ def compare(
     n = inputs.number("Items", n, 1, MOST_ITEMS, whole=True)
     seed = inputs.number("The seed", seed, 0, 2**31 - 1, whole=True)
     named: dict[str, Any] = {"dense": []}
+    known = offered(desk)
     for name in methods or ():
-        if name not in METHODS:
-            raise FoveateError(f"There is no method {name!r}; there are {', '.join(METHODS)}.")
-        named[name] = METHODS[name]()
+        if name not in known:
+            raise FoveateError(f"There is no method {name!r}; there are {', '.join(known)}.")
+        named[name] = known[name]()
     if len(own or "") > MOST_CHARACTERS:
         raise FoveateError(
             f"Your own methods have {len(own):,} characters; the page takes {MOST_CHARACTERS:,}."
@@ -113,6 +114,12 @@ def compare(
         return table
 
     return work
+
+
+def offered(desk: Desk) -> dict[str, Any]:
+    """What can be chosen: the methods of the page, and the policy it was opened with."""
+    own = {} if desk.policy is None else {f"policy {desk.policy.name}": lambda: desk.policy}
+    return {**METHODS, **own}
 
 
 def shown(table: Table | None) -> str:

@@ -123,13 +123,19 @@ def launch(page: Any, host: str = "127.0.0.1", port: int | None = None) -> tuple
 
 
 def serve(
-    model: Any, tokenizer: Any, name: str, host: str = "127.0.0.1", port: int | None = None
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    *,
+    policy: Any = None,
 ) -> tuple[Any, str]:
     """Build the page of a model and serve it in the background.
 
     Parameters
     ----------
-    model, tokenizer, name
+    model, tokenizer, name, policy
         As :func:`foveate.ui.build` takes them.
     host, port
         As :func:`launch` takes them.
@@ -144,7 +150,7 @@ def serve(
     FoveateError
         Without gradio (the extra ``ui``), and as :func:`launch`.
     """
-    return launch(build(model, tokenizer, name), host, port)
+    return launch(build(model, tokenizer, name, policy), host, port)
 
 
 class _Policy:

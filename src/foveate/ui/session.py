@@ -133,10 +133,12 @@ class Desk:
         A causal language model.
     name : str
         What to call it.
+    policy : Policy, optional
+        A method of one's own to compare.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str, policy: Any = None) -> None:
+        self.model, self.tokenizer, self.name, self.policy = model, tokenizer, name, policy
         self.modules = [site.module for site in sites(model)]
         self._queue: deque[Job] = deque()
         self._lock = threading.Lock()  # of the queue; the model is whose job stands first

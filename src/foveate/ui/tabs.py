@@ -121,10 +121,11 @@ def steer_tab(gr: Any, desk: Desk, session: Any) -> Any:
 
 
 def compare_tab(gr: Any, desk: Desk, session: Any) -> None:
+    offered = list(compare.offered(desk))
     with gr.Row():
         with gr.Column():
             methods = gr.CheckboxGroup(
-                list(compare.METHODS), value=list(compare.METHODS)[:1], label="Methods",
+                offered, value=offered[:1] + offered[len(compare.METHODS) :], label="Methods",
                 info="Each is compared with the model as it is (dense).", elem_id="compare-methods",
             )  # fmt: skip
             own = gr.Textbox(
