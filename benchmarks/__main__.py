@@ -2,8 +2,9 @@
 
 ``autopasta``, ``architectures`` (many minutes), ``compatibility`` (ten minutes), ``cost`` (four
 minutes), ``diagnosis`` (five minutes), ``literature`` (needs the extra ``search``), ``patterns``,
-``reach``, ``gpu`` (needs CUDA), ``sparse_prefill`` (five minutes), ``sparse_quality`` (half an hour; goes on where it
-stopped), ``trained_sparse`` (a quarter of an hour) and ``windows`` run only when named.
+``reach``, ``gpu`` (needs CUDA), ``sparse_prefill`` (five minutes), ``sparse_quality`` (half an
+hour; goes on where it stopped), ``trained_sparse`` (a quarter of an hour) and ``windows`` run only
+when named.
 Beside them stand ``benchmarks.peers_*`` (other libraries, which have to be installed).
 """
 
