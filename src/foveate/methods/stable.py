@@ -147,6 +147,8 @@ def _tuned(at: Target, again: bool) -> tuple[Any, ...]:
             "give it a pattern with fv.Select(pattern, stack=…)."
         )
     heads = at.q[1]
+    near: tuple[int, ...]
+    far: tuple[int, ...]
     near, far = ((heads - 1,), (1,)) if again else (tuple(range(heads // 2, heads)), (0,))
     choices = [(at.window(5), {0: near}), (at.window(3), {0: far, at.layers - 1: far})]
     return (Tuned(choices, ModelId.of(at.model), (at.layers, heads)),)
