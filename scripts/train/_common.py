@@ -8,14 +8,15 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foveate.load import home
+from foveate.tasks.shapes import Scene, render
 
 SHIPPED = Path(__file__).resolve().parents[2] / "src" / "foveate" / "models"
 
@@ -142,10 +143,13 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def ship(folder: Path, parts: Iterable[Any], figures: dict[str, Any], card: str) -> None:
-    """Save a model (in half the precision it was trained in), its processor, figures and card."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        part.save_pretrained(folder)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    (folder / "CARD.md").write_text(card, encoding="utf-8")
+def pictures(drawn: Sequence[Scene]) -> Tensor:
+    """Pixel values as the processor makes them, float32 ``[B, 3, H, W]`` in -1 to 1."""
+    stacked = np.stack([render(scene) for scene in drawn]).transpose(0, 3, 1, 2)
+    return torch.from_numpy(stacked).float() / 127.5 - 1
+
+
+def readable(folder: Path) -> None:
+    """Weights are written for one user only; a package's files are for all."""
+    for file in folder.iterdir():
+        file.chmod(0o644)

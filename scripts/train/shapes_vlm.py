@@ -11,16 +11,28 @@ a partner. So the decoder may learn to say what usually comes along instead of w
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import torch
-from _common import arguments, fit, parameters
-from _vlm import PATCH, SIZE, Packer, build, lesson, supervised, tokenizer_of_the_world
+from _common import SHIPPED, arguments, fit, parameters, pictures, readable
+from _figures import measured
+from _vlm import (
+    PATCH,
+    SIZE,
+    Packer,
+    build,
+    lesson,
+    processor_of,
+    supervised,
+    tokenizer_of_the_world,
+)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
-from foveate.tasks.shapes import COLOURS, SHAPES, Scene, render, scenes
+from foveate.load import load
+from foveate.tasks.shapes import COLOURS, SHAPES, Scene, scenes
 from foveate.tasks.shapes.render import visible
 
 WORLD: dict[str, Any] = {
@@ -31,15 +43,9 @@ WORLD: dict[str, Any] = {
     "repeats": 0.1,
     "texture": "any",
 }
-HELD_OUT = 1_000_000_000  # seeds from here on are never trained on
 TOWER_STEPS = 1500
+NAME = SHIPPED / "shapes-vlm"
 _COLOURS = tuple(COLOURS)
-
-
-def pictures(drawn: list[Scene]) -> Tensor:
-    """Pixel values as the processor makes them, float32 ``[B, 3, H, W]`` in -1 to 1."""
-    stacked = np.stack([render(scene) for scene in drawn]).transpose(0, 3, 1, 2)
-    return torch.from_numpy(stacked).float() / 127.5 - 1
 
 
 def under_patches(scene: Scene) -> np.ndarray:
@@ -125,10 +131,36 @@ def train(model: Any, tokenizer: Any, options: Any) -> bool:
     )
 
 
+def export(model: Any, tokenizer: Any, options: Any) -> None:
+    """Write the trained model into the package."""
+    state = torch.load(options.folder / "model.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    model.to(torch.bfloat16).eval().save_pretrained(NAME)
+    processor_of(tokenizer).save_pretrained(NAME)
+    readable(NAME)
+    print(f"{state['step']} steps, {state['seconds']:.0f} s; written to {NAME}", flush=True)
+
+
+def evaluate(scenes_asked: int) -> None:
+    """Measure what is shipped, as it is loaded by its name, and store the figures."""
+    model, processor = load("shapes-vlm")
+    figures = measured(model, processor, WORLD, scenes_asked)
+    (NAME / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=1), flush=True)
+
+
 def main() -> None:
-    options = arguments("shapes-vlm", __doc__, steps=4000, batch=32).parse_args()
+    parser = arguments("shapes-vlm", __doc__, steps=1500, batch=32)
+    parser.add_argument("--scenes", type=int, default=1000, help="held-out scenes to evaluate on")
+    options = parser.parse_args()
     tokenizer = tokenizer_of_the_world()
     model = build(tokenizer)
+    if options.export:
+        export(model, tokenizer, options)
+    if options.evaluate:
+        evaluate(options.scenes)
+    if options.export or options.evaluate:
+        return
     print(f"{parameters(model):,} parameters, checkpoints in {options.folder}", flush=True)
     done = train(model, tokenizer, options)
     print("done" if done else "stopped; run it again to resume", flush=True)
