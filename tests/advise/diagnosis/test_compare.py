@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate.advise.diagnosis.compare import counts, fisher, holm, means, permutation
@@ -13,6 +13,7 @@ from foveate.advise.diagnosis.compare import counts, fisher, holm, means, permut
 count = st.integers(0, 12)
 
 
+@settings(max_examples=40)
 @given(count, count, count, count)
 def test_fisher_is_scipys(a: int, b: int, c: int, d: int) -> None:
     stats = pytest.importorskip("scipy.stats")

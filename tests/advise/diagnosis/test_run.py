@@ -100,7 +100,9 @@ def test_where_raising_mends_nothing_it_says_so() -> None:
                       answer=40 + n)
         for n in range(14)
     ]  # fmt: skip
-    found = diagnose(counting.model(), words.tokenizer(), items, [False] * 14, **FAST)
+    found = diagnose(
+        counting.model(), words.tokenizer(), items, [False] * 14, max_new_tokens=1, batch_size=16
+    )
     assert found.verdict == "elsewhere"
     assert "mends 0 of 14 (raising another passage mends 0; p = 1)" in " ".join(found.sentences)
     assert "attention on the evidence is not the trouble" in found.sentences[-1]

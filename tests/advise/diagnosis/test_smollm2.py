@@ -17,7 +17,7 @@ from foveate.tasks import Distractors, Item
 
 pytestmark = pytest.mark.slow
 
-TOKENS = 12
+TOKENS, N = 8, 6
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ class ByHand:
 
 @pytest.mark.parametrize("template", ["houses", "facts"])
 def test_the_sentences_are_true(template: str, smollm2: Any, eager: Any) -> None:
-    task = Distractors(template=template, passages=6, n=8, seed=2)
+    task = Distractors(template=template, passages=6, n=N, seed=2)
     items = task.items()
     hands = [ByHand(*eager, item) for item in items]
     right = [task.right(item, hand.reply()) for item, hand in zip(items, hands, strict=True)]
@@ -112,7 +112,7 @@ def test_the_sentences_are_true(template: str, smollm2: Any, eager: Any) -> None
     assert {n: by[items[n].id].control for n in failing} == other
 
     said = " ".join(found.sentences)
-    assert f"{len(failing)} of 8 items fail." in said
+    assert f"{len(failing)} of {N} items fail." in said
     under = sum(shares[n] < 0.02 for n in failing)
     if under:
         assert f"On {under} of {len(failing)} failures the evidence got under 2 %" in said
@@ -121,6 +121,6 @@ def test_the_sentences_are_true(template: str, smollm2: Any, eager: Any) -> None
     assert [int(x) for x in mends.groups()] == [
         sum(raised.values()), len(failing), sum(other.values())
     ]  # fmt: skip
-    if len(failing) < 8:
-        broken = sum(not hidden[n] for n in range(8) if right[n])
-        assert f"Hiding the evidence breaks {broken} of {8 - len(failing)} right answer" in said
+    if len(failing) < N:
+        broken = sum(not hidden[n] for n in range(N) if right[n])
+        assert f"Hiding the evidence breaks {broken} of {N - len(failing)} right answer" in said

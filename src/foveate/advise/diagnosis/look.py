@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,8 @@ __all__ = ["PARTS", "Asked", "Looked", "forced", "look", "prompted"]
 
 PARTS = ("evidence", "sink", "passages", "question", "rest")
 """What a prompt is cut into: every token is in one of them. The sink are the first token and
-special ones; a learned sink counts there too. ``passages`` is what else is in the context."""
+special ones; a learned sink counts there too. ``passages`` is what else is in the context,
+``question`` what is asked besides it, with a system message of the item's own."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ def prompted(
             name: _marked(prompt, some, name)
             for name in ("evidence", "context", "asked", "control", "suspicious")
         }
+        for row, case in enumerate(some):  # instructions of one's own, not the template's
+            if not isinstance(case.item.content, str) and _instructed(case.item.content):
+                found["asked"][row] |= prompt.regions["system"][row]
         evidence = found["evidence"] & ~sink
         passages = found["context"] & ~evidence & ~sink
         question = found["asked"] & ~evidence & ~passages & ~sink
@@ -187,6 +191,10 @@ def _marked(prompt: Prompt, cases: Sequence[Places], what: str | int) -> Tensor:
             prompt.mark(name, span=(start + a, start + b), item=row)
     empty = torch.zeros_like(prompt.inputs["input_ids"], dtype=torch.bool)
     return prompt.regions.get(name, empty)
+
+
+def _instructed(messages: Sequence[Mapping[str, str]]) -> bool:
+    return any(message["role"] == "system" for message in messages)
 
 
 def _offset(rendered: str, case: Places) -> int:
