@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from _drawing import KINDS, PAIRS, SIDES, figures, montage
+from _common import arguments, fit
+from _drawing import KINDS, PAIRS, SIDES, figures, montage, ship
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from foveate.models.pipelines import encoded
@@ -141,9 +143,38 @@ def watching(
     return also
 
 
-def resume(trained: Trained, folder: Path) -> None:
-    """Bring the model to the state of the last checkpoint."""
-    file = folder / "checkpoint.pt"
-    if not file.exists():
-        raise SystemExit(f"There is no {file} yet: train first, without --export and --evaluate.")
-    trained.load_state_dict(torch.load(file, weights_only=True)["model"])
+def run(
+    name: str,
+    page: str | None,
+    about: str,
+    build: Callable[[], Trained],
+    pipeline: Callable[[Trained], Any],
+    loss_of: Callable[[Trained, int, bool], Callable[[int], dict[str, Tensor]]],
+) -> None:
+    """Train a model, or export it, as the options say.
+
+    `page` is what the options' help begins with, `about` what the model's card does. Attention is
+    taken as two products while training: on a CPU the fused kernel's backward is slow for as few
+    tokens.
+    """
+    parser = arguments(name, page, steps=12000, batch=64)
+    parser.add_argument("--compile", action="store_true", help="quicker, where there is a compiler")
+    parser.add_argument("--watch", type=int, default=1000, help="steps from one look to the next")
+    given = parser.parse_args()
+    trained, file = build(), given.folder / "checkpoint.pt"
+    if given.export or given.evaluate:
+        if not file.exists():
+            raise SystemExit(f"There is no {file} yet: train first, without --export, --evaluate.")
+        trained.load_state_dict(torch.load(file, weights_only=True)["model"])
+        ship(trained, pipeline(trained), name, about, given.folder, given.batch)
+        return
+    with sdpa_kernel(SDPBackend.MATH):
+        fit(
+            trained,
+            loss_of(trained, given.batch, given.compile),
+            steps=given.steps,
+            rate=1e-3,
+            file=file,
+            minutes=given.minutes,
+            also=watching(trained, lambda: pipeline(trained), given.folder, given.watch),
+        )

@@ -8,13 +8,10 @@ Flow matching with logit-normal times, as Stable Diffusion 3; the text encoder l
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from _common import arguments, fit
-from _diffusion import Trained, batch, resume, text_encoder, tokenizer, watching
-from _drawing import ship
+from _diffusion import Trained, batch, run, text_encoder, tokenizer
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor
 
@@ -85,32 +82,10 @@ def loss_of(trained: Trained, size: int, compiled: bool) -> Any:
     return loss
 
 
-def main() -> None:
-    """Train, or what the options say."""
-    parser = arguments("shapes-dit", __doc__, steps=12000, batch=64)
-    parser.add_argument("--compile", action="store_true", help="quicker, where there is a compiler")
-    parser.add_argument("--watch", type=int, default=1000, help="steps from one look to the next")
-    given = parser.parse_args()
-    folder: Path = given.folder
-    trained = build()
-    if given.export or given.evaluate:
-        resume(trained, folder)
-        about = (
-            "An MM-DiT of Stable Diffusion 3's class that draws one or two coloured shapes. It was "
-            "trained by flow matching with logit-normal times; its text encoder learned along."
-        )
-        ship(trained, pipeline(trained), "shapes-dit", about, folder, given.batch)
-        return
-    fit(
-        trained,
-        loss_of(trained, given.batch, given.compile),
-        steps=given.steps,
-        rate=1e-3,
-        file=folder / "checkpoint.pt",
-        minutes=given.minutes,
-        also=watching(trained, lambda: pipeline(trained), folder, given.watch),
-    )
-
+ABOUT = (
+    "An MM-DiT of Stable Diffusion 3's class that draws one or two coloured shapes. It was "
+    "trained by flow matching with logit-normal times; its text encoder learned along."
+)
 
 if __name__ == "__main__":
-    main()
+    run("shapes-dit", __doc__, ABOUT, build, pipeline, loss_of)

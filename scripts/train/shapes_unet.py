@@ -9,19 +9,16 @@ along.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from _common import arguments, fit
-from _diffusion import Trained, batch, resume, text_encoder, tokenizer, watching
-from _drawing import ship
+from _diffusion import Trained, batch, run, text_encoder, tokenizer
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from foveate.models.pipelines import Pixels, ShapesUNetPipeline
 
-WIDTHS, TEXT, HEADS = (32, 64), 64, 2
+WIDTHS, TEXT, HEADS = (48, 96), 96, 3
 
 
 def build() -> Trained:
@@ -34,8 +31,8 @@ def build() -> Trained:
         out_channels=12,
         block_out_channels=WIDTHS,
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
         cross_attention_dim=TEXT,
         attention_head_dim=HEADS,  # that many heads: diffusers' name for it
@@ -92,33 +89,11 @@ def loss_of(trained: Trained, size: int, compiled: bool) -> Any:
     return loss
 
 
-def main() -> None:
-    """Train, or what the options say."""
-    parser = arguments("shapes-unet", __doc__, steps=12000, batch=64)
-    parser.add_argument("--compile", action="store_true", help="quicker, where there is a compiler")
-    parser.add_argument("--watch", type=int, default=1000, help="steps from one look to the next")
-    given = parser.parse_args()
-    folder: Path = given.folder
-    trained = build()
-    if given.export or given.evaluate:
-        resume(trained, folder)
-        about = (
-            "A UNet of Stable Diffusion's class, with cross-attention to the text at 16 × 16 and "
-            "8 × 8 places, that draws one or two coloured shapes. It was trained in the "
-            "v-parametrisation; its text encoder learned along."
-        )
-        ship(trained, pipeline(trained), "shapes-unet", about, folder, given.batch)
-        return
-    fit(
-        trained,
-        loss_of(trained, given.batch, given.compile),
-        steps=given.steps,
-        rate=1e-3,
-        file=folder / "checkpoint.pt",
-        minutes=given.minutes,
-        also=watching(trained, lambda: pipeline(trained), folder, given.watch),
-    )
-
+ABOUT = (
+    "A UNet of Stable Diffusion's class, with cross-attention to the text at 8 × 8 "
+    "places, that draws one or two coloured shapes. It was trained in the "
+    "v-parametrisation; its text encoder learned along."
+)
 
 if __name__ == "__main__":
-    main()
+    run("shapes-unet", __doc__, ABOUT, build, pipeline, loss_of)
