@@ -96,15 +96,16 @@ def test_it_says_what_was_found() -> None:
         "perplexity of plain text 20.40 instead of 20.00 (+2.0 %); unrelated questions 17 of 24 "
         "right instead of 18 (1 mended, 2 broken). Plain text has no 'closest passage'.",
         "by similarity : there is no context",
-        "stayed to the end",
-        "round 2",
+        "closest passage × 5 a change of attention 33 8 50 26 1 < 0.001 +4 % +1 % to +8 % +0 %",
+        "the model as it is 8 of 50 right",
+        "after round 2",
         "Fingerprint of the data 0a1b2c",
         "13.5 minutes",
         "foveate 0.1.0, torch 2.13.0",
         "foveate compare --model smollm2 --task mine.jsonl --policy policy.toml",
         "✓ right",
         "✗ wrong",
-        "outlined 35 % · sink 50 %",
+        "outlined 35 % of the attention · sink 50 %",
     ):
         assert said in seen, said
 
@@ -179,7 +180,7 @@ def test_everything_is_escaped() -> None:
 
 def test_unmeasured_attention_leaves_the_context() -> None:
     seen = text_of(render(advice(examples=(example(before_weights=[], after_weights=[]),))))
-    assert "The attention was not measured here." in seen
+    assert "Where it looked, before" not in seen
     assert "The context The mill opens at nine." in seen
 
 
@@ -187,8 +188,10 @@ def test_another_prompt_is_drawn_after() -> None:
     one = example(after_tokens=["<s>", "Quote", " first"], after_weights=[0.5, 0.25, 0.25],
                   after_evidence=[1], raised=[])  # fmt: skip
     page = render(advice(examples=(one,)))
-    assert re.search(r'<span class="w8 evidence" title="25 %">Quote</span>', page)
-    assert "outlined 25 % · sink 50 %" in page
+    assert re.search(
+        r'<span class="evidence"><span class="w8" title="25 %">Quote</span></span>', page
+    )
+    assert "outlined 25 % of the attention · sink 50 %" in page
 
 
 def test_a_sample_of_the_questions_is_told() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import display
 from .html import asset, environment, save
-from .looks import blocks, highest, shades
+from .looks import blocks, highest, seen, shades
 
 if TYPE_CHECKING:
     import os
@@ -139,6 +139,10 @@ def _ratio(value: float, what: str) -> str:
     return f"{abs(change)} % {'more' if change > 0 else 'less'} {what}"
 
 
+def _change(ratio: float) -> str:
+    return f"× {ratio:.1f}" if ratio >= 2 else f"{_number(100 * (ratio - 1), '+.0f')} %"
+
+
 def _signed(figure: Figure, scale: float, unit: str) -> str:
     value, low, high = (scale * one for one in (figure.value, figure.low, figure.high))
     return f"{_number(value, '+.0f')}{unit} (95 %: {_number(low, '.0f')} to {_number(high, '.0f')})"
@@ -223,13 +227,17 @@ def _finalists(advice: Advice) -> list[dict[str, Any]]:
             "kind": _KINDS.get(one.kind, one.kind),
             "chosen": one.name == advice.verdict.recommended,
             "right": "" if one.base_right is None else _right(one),
+            "now": "–" if one.base_right is None else one.base_right + one.mended - one.broken,
+            "was": "–" if one.base_right is None else one.base_right,
+            "n": one.gain.n,
             "gain": _signed(one.gain, 100, unit),
             "p": "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
             "mended": one.mended,
             "broken": one.broken,
             "time": _ratio(one.seconds.value, "time"),
-            "time_interval": f"× {one.seconds.low:.2f} to {one.seconds.high:.2f}",
-            "memory": None if one.memory is None else _ratio(one.memory, "memory"),
+            "seconds": _change(one.seconds.value),
+            "seconds_interval": f"{_change(one.seconds.low)} to {_change(one.seconds.high)}",
+            "memory": None if one.memory is None else _change(one.memory),
             "damage": list(_damage(one.controls)),
             "damage_notes": one.controls.get("notes", ()),
             "zero": at(0.0),
@@ -272,38 +280,52 @@ def _tried(one: Any) -> dict[str, Any]:
         "base_right": one.base_right,
         "change": _number(change, "+d") if change else "0",
         "seconds": f"{one.seconds:.2f}",
-        "dropped": "stayed to the end" if one.dropped_at is None else f"round {one.dropped_at}",
+        "dropped": "–" if one.dropped_at is None else f"after round {one.dropped_at}",
     }
 
 
 def _example(one: Example, changed: bool) -> dict[str, Any]:
-    after_tokens = one.after_tokens or one.tokens
-    after_evidence = one.after_evidence if one.after_tokens else one.evidence
-    top = highest(one.before_weights, one.after_weights)
-    sides = [("before", one.before, one.right_before, one.tokens, one.before_weights,
-              one.evidence, ())]  # fmt: skip
+    sides = [_side("before", one, one.evidence, ())]
     if changed:
-        sides.append(("after", one.after, one.right_after, after_tokens, one.after_weights,
-                      after_evidence, one.raised))  # fmt: skip
+        sides.append(_side("after", one, one.after_evidence or one.evidence, one.raised))
+    sight = None
+    if not one.after_tokens:  # what is in sight on one side is on the other
+        marked = {*one.evidence, *one.raised}
+        sight = set().union(*(seen(side["weights"], marked) for side in sides))
+    top = highest(*(side["weights"] for side in sides))
+    for side in sides:
+        drawn = {key: side[key] for key in ("evidence", "raised")} | {"said": one.said}
+        side["blocks"] = (
+            blocks(side["tokens"], side["weights"], top, sight=sight, **drawn)
+            if side["weights"]
+            else []
+        )
     return {
         "id": one.id,
         "question": one.question,
         "context": one.context,
         "answer": one.answer,
         "what": _WHAT[one.right_before, one.right_after] if changed else "",
-        "sides": [
-            {
-                "label": label,
-                "reply": reply,
-                "right": right,
-                "sink": weights[0] if weights else None,
-                "evidence": sum(weights[i] for i in evidence) if weights and evidence else None,
-                "blocks": blocks(tokens, weights, top, evidence=evidence, raised=raised,
-                                 said=one.said) if weights else [],
-            }
-            for label, reply, right, tokens, weights, evidence, raised in sides
-        ],
-    }  # fmt: skip
+        "sides": sides,
+        "drawn": any(side["blocks"] for side in sides),
+    }
+
+
+def _side(
+    label: str, one: Example, evidence: Sequence[int], raised: Sequence[int]
+) -> dict[str, Any]:
+    weights = getattr(one, f"{label}_weights")
+    return {
+        "label": label,
+        "reply": getattr(one, label),
+        "right": getattr(one, f"right_{label}"),
+        "tokens": (one.after_tokens if label == "after" else ()) or one.tokens,
+        "weights": weights,
+        "evidence": evidence,
+        "raised": raised,
+        "sink": weights[0] if weights else None,
+        "share": sum(weights[i] for i in evidence) if weights and evidence else None,
+    }
 
 
 _WHAT = {

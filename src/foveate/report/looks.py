@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-__all__ = ["Block", "Run", "blocks", "highest", "shades"]
+__all__ = ["Block", "Run", "Stretch", "blocks", "highest", "seen", "shades"]
 
 LEVELS = 8
 _WHOLE = 400  # tokens up to which nothing is folded
@@ -20,19 +19,27 @@ _TAIL = 60  # the question stands last, mostly
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring tokens that look alike."""
+    """Neighbouring tokens of one shade, and their share in all."""
 
     text: str
     level: int
-    kinds: tuple[str, ...]
     share: float
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Runs that are marked alike: ``evidence``, ``raised``, ``said``."""
+
+    marks: tuple[str, ...]
+    runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Runs in sight, or folded behind a line that says how many tokens they are."""
+    """Stretches in sight, or folded behind a line that says how many tokens they are."""
 
-    runs: tuple[Run, ...]
+    stretches: tuple[Stretch, ...]
     folded: bool
     tokens: int
     share: float
@@ -43,6 +50,18 @@ def highest(*weights: Sequence[float]) -> float:
     return max((w for one in weights for w in one[1:]), default=0.0) or 1.0
 
 
+def seen(weights: Sequence[float], marked: Collection[int]) -> set[int]:
+    """The tokens that stay in sight: all of a short text; of a long one what matters."""
+    n = len(weights)
+    if n <= _WHOLE:
+        return set(range(n))
+    ranked = sorted(range(1, n), key=lambda i: -weights[i])[:_TOP]
+    # of a long marked region its ends are enough, where nobody looks at its middle
+    ends = [i for i in marked if i - 1 not in marked or i + 1 not in marked]
+    near = {j for i in (0, *ranked, *ends) for j in range(i - _AROUND, i + _AROUND + 1)}
+    return {i for i in near if 0 <= i < n} | set(range(n - _TAIL, n))
+
+
 def blocks(
     tokens: Sequence[str],
     weights: Sequence[float],
@@ -51,60 +70,62 @@ def blocks(
     evidence: Collection[int] = (),
     raised: Collection[int] = (),
     said: int = 0,
+    sight: Collection[int] | None = None,
 ) -> list[Block]:
-    """Tokens with their shares, shaded up to ``top``; what nobody looks at in long texts is folded.
+    """Tokens with their shares, shaded up to ``top``.
 
     Parameters
     ----------
     tokens : sequence of str
     weights : sequence of float
-        A share a token; the first is the sink, which is not shaded. May be empty.
+        A share a token; the first is the sink, which is not shaded.
     top : float
-        The share of the strongest shade, as :func:`highest` finds it.
+        The share of the strongest shade, as :func:`highest` finds it. Shades go with the share to
+        the power of 2/3; what is under 4 % of the top has none.
     evidence, raised : collection of int
         Tokens to outline, and to underline.
     said : int
         How many of the last tokens are the reply's.
+    sight : collection of int, optional
+        Tokens not to fold; default: :func:`seen`.
     """
-    shares = list(weights) or [0.0] * len(tokens)
     outlined, underlined, start = set(evidence), set(raised), len(tokens) - said
+    keep = seen(weights, outlined | underlined) if sight is None else sight
 
-    def look(i: int) -> tuple[int, tuple[str, ...]]:
-        level = 0 if i == 0 else round(LEVELS * math.sqrt(min(1.0, max(0.0, shares[i]) / top)))
-        kinds = (("sink", i == 0 and bool(weights)), ("evidence", i in outlined),
-                 ("raised", i in underlined), ("said", i >= start),
-                 ("special", bool(_SPECIAL.fullmatch(tokens[i]))))  # fmt: skip
-        return level, tuple(name for name, holds in kinds if holds)
+    def marks(i: int) -> tuple[str, ...]:
+        named = (("evidence", i in outlined), ("raised", i in underlined), ("said", i >= start))
+        return tuple(name for name, holds in named if holds)
 
-    def block(places: Sequence[int], folded: bool) -> Block:
-        runs = []
-        for (level, kinds), group in groupby(places, key=look):
-            here = list(group)
-            text = "".join(tokens[i].replace("\t", "→") or "·" for i in here)
-            runs.append(Run(text, level, kinds, sum(shares[i] for i in here)))
-        return Block(tuple(runs), folded, len(places), sum(shares[i] for i in places))
+    def look(i: int) -> tuple[int, str]:
+        if i == 0:
+            return 0, "sink"
+        level = int(LEVELS * min(1.0, max(0.0, weights[i]) / top) ** (2 / 3))
+        return level, "special" if _SPECIAL.fullmatch(tokens[i]) else ""
 
-    return [block(*one) for one in _folded(len(tokens), _seen(shares, outlined | underlined))]
+    def run(places: Sequence[int], level: int, kind: str) -> Run:
+        text = "".join(tokens[i].replace("\t", "→") or "·" for i in places)
+        return Run(text, level, sum(weights[i] for i in places), kind)
+
+    def stretch(places: Sequence[int], named: tuple[str, ...]) -> Stretch:
+        return Stretch(named, tuple(run(list(g), *k) for k, g in groupby(places, key=look)))
+
+    return [
+        Block(
+            tuple(stretch(list(g), named) for named, g in groupby(places, key=marks)),
+            folded,
+            len(places),
+            sum(weights[i] for i in places),
+        )
+        for places, folded in _folded(len(tokens), keep)
+    ]
 
 
 _SPECIAL = re.compile(r"<[|\w/]+>|\[[A-Z]+\]")
 
 
-def _seen(shares: Sequence[float], marked: Collection[int]) -> set[int]:
-    """The tokens that stay in sight."""
-    n = len(shares)
-    if n <= _WHOLE:
-        return set(range(n))
-    ranked = sorted(range(1, n), key=lambda i: -shares[i])[:_TOP]
-    # of a long marked region its ends are enough, where nobody looks at its middle
-    ends = [i for i in marked if i - 1 not in marked or i + 1 not in marked]
-    near = {j for i in (0, *ranked, *ends) for j in range(i - _AROUND, i + _AROUND + 1)}
-    return {i for i in near if 0 <= i < n} | set(range(n - _TAIL, n))
-
-
-def _folded(n: int, seen: set[int]) -> Iterator[tuple[list[int], bool]]:
+def _folded(n: int, sight: Collection[int]) -> Iterator[tuple[list[int], bool]]:
     open_: list[int] = []
-    for shown, group in groupby(range(n), key=seen.__contains__):
+    for shown, group in groupby(range(n), key=sight.__contains__):
         here = list(group)
         if shown or len(here) < _FOLD:
             open_ += here
