@@ -132,21 +132,25 @@ def _looked(failing: Sequence[ItemDiagnosis], passing: Sequence[ItemDiagnosis]) 
     if not bad:
         return []
     shares = [[one.last["evidence"] for one in side] for side in (bad, good)]
-    little, what = [sum(x < LITTLE for x in side) for side in shares], f"under {_percent(LITTLE)}"
+    little = [sum(x < LITTLE for x in side) for side in shares]
+    what = f"under {_percent(LITTLE)} of what the last token looked at"
     if not little[0]:  # a long piece of evidence may get more, and yet less than its length would
         little = [
             sum(one.last["evidence"] * one.tokens < one.evidence_tokens for one in side)
             for side in (bad, good)
         ]
-        what = "less than its length alone would give it"
+        what = "less of what the last token looked at than its length alone would give it"
     size = median(one.evidence_tokens / one.tokens for one in bad)
     text = (
-        f"On {little[0]} of {_n(len(bad), 'failure')} the evidence got {what} of what the last "
-        f"token looked at (median {_percent(median(shares[0]))}"
+        f"On {little[0]} of {_n(len(bad), 'failure')} the evidence got {what} (median "
+        f"{_percent(median(shares[0]))}"
     )
     if good:
         text += f"; where right: {little[1]} of {len(good)}, median {_percent(median(shares[1]))}"
-    return [f"{text}); its tokens are {_percent(size)} of the prompt."]
+    text += f"); its tokens are {_percent(size)} of the prompt."
+    if all(one.raised is None and one.hidden is None for one in bad):
+        text += " Whether that mattered was not tested: time was up."
+    return [text]
 
 
 def _raised(failing: Sequence[ItemDiagnosis], gain: float) -> list[str]:
@@ -238,6 +242,8 @@ def _verdict(found: str, items: Sequence[ItemDiagnosis], contexts: bool) -> str:
         return "So attention on a context is not the trouble: there is none."
     failing = [one for one in items if not one.right]
     if not any(one.raised is not None for one in failing):
+        if any(one.evidence_tokens for one in failing):
+            return "Whether attention is the trouble cannot be told: the evidence was not raised."
         return (
             "Whether attention is the trouble cannot be told: no failing item has evidence that "
             "could be raised."
