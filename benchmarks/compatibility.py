@@ -26,10 +26,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
 PADDED = (None, "left", "right")
 HEAD = """# Which methods go together
 
-A few methods are *stable*: on every model family that it acts on, with padding on
-either side, grouped heads, a cache and in half precision a method equals its definition, or it is
-refused in a sentence; and so does every pair of them, in either order. The other methods are
-experimental.
+A method is *stable* when on every model family that it acts on (padded on either side, with grouped
+heads, from a cache, in half precision) it equals its definition, or is refused in a sentence; and
+every pair of them, in either order, equals the two definitions in that order, or is refused. The
+others are experimental. `fv.methods.STABLE` is the list, as data.
 
 The definitions are written out in float64, apart from the engine: a model's own attention is
 replaced by one that makes the whole matrix and edits its rows. Equal means that the model's output
@@ -175,11 +175,11 @@ def _places(where: tuple[Any, ...], places: dict[str, Any]) -> str:
     """Places in words, with the padding where it is not all that there are."""
     if len(where) == len(places):
         return "everywhere"
-    told = []
+    sides: dict[str, list[str]] = defaultdict(list)
     for title, how in where:
-        sides = " or ".join(how)
-        told.append(title if "not padded" in how else f"{title} (padded on the {sides})")
-    return ", ".join(told)
+        padding = "" if "not padded" in how else f", padded on the {' or '.join(how)}"
+        sides[padding].append(title)
+    return "; ".join(f"{', '.join(titles)}{padding}" for padding, titles in sides.items())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -57,6 +57,8 @@ class Place:
         self.rows = torch.ones(2, queries, dtype=torch.bool) if asks else self.real
         at = {14: 9, 10: 5, 5: 2}[keys]  # seen by the last row, and by those decoded
         near, other = [at, at + 1], ([1, 2] if keys == 5 else [at - 3, at - 2, at])
+        if stack == "cross":  # where the last row of a batch padded on the right is no padding
+            other[-1] = at + 1
         self.masks = {
             "near": spot(keys, near),
             "other": spot(keys, other),

@@ -25,7 +25,7 @@ def faults(
 ) -> list[str]:
     """What is wrong with pairs at a place, a sentence each."""
     here, found = place(name, stack, padded), []
-    idle = idle and here.target.tokens > 5  # a window has little to hide from so few
+    idle = idle and here.target.tokens > 10  # a window has little to hide from so few
     for a, b in pairs:
         got = here.pair(a, b, idle)
         if got.state == "wrong":
