@@ -1,4 +1,4 @@
-"""What a method may bring besides a rewrite: hooks, a look at the tensors, private regions."""
+"""What a method may bring besides a rewrite: hooks, tensors, emptied rows, private regions."""
 
 from __future__ import annotations
 
@@ -143,3 +143,44 @@ def test_outer_and_inner_regions_of_one_name_are_two_regions() -> None:
         model(**inputs("llama"))
     a, b = nested.results["mass:r"].prefill, flat.results["mass:s"].prefill
     assert torch.allclose(a, b, atol=1e-6)
+
+
+class Blinds(Method):
+    """Takes some queries' own scores away; says what it finds at the end, and of the model."""
+
+    def __init__(self, objection: str | None = None) -> None:
+        super().__init__()
+        self.objection, self.own = objection, None
+
+    def emptied(self, site: Any, call: Any) -> torch.Tensor:
+        return (torch.arange(call.shapes.Sq) == 10).expand(1, call.shapes.Hq, -1)
+
+    def rewrite(self, program: Any, site: Any, call: Any) -> Any:
+        self.own = call.own
+        return program.with_gain("r", 1.5)
+
+    def settled(self, program: Any, site: Any, call: Any) -> None:
+        if self.objection is not None:
+            raise fv.FoveateError(f"{self.objection}: {len(program.gains)} gains")
+
+
+@torch.no_grad()
+def test_emptied_queries_look_evenly_whatever_turns_them_later() -> None:
+    model, later = build("llama"), fv.Shift("q", torch.ones(4, 8))
+    measure = fv.Measure(fv.rows([10]))
+    with fv.attach(model, Blinds(), later, fv.Hide("r"), measure, regions=R) as run:
+        model(**inputs("llama"))
+    row = run.results["rows"].prefill[..., 0, :]
+    assert torch.allclose(row, torch.tensor([0.0] * 4 + [1 / 7] * 7).expand_as(row), atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_method_is_told_the_models_own_program_and_asked_when_all_have_acted() -> None:
+    model, given = build("llama"), inputs("llama")
+    plain = logits(model(**given))
+    method = Blinds("no")
+    with pytest.raises(fv.FoveateError, match="no: 2 gains"):
+        with fv.attach(model, fv.Hide("r"), method, fv.Emphasize("r", 2.0), regions=R):
+            model(**given)
+    assert method.own.key_bias is None  # what Hide hides is not the model's
+    assert torch.equal(logits(model(**given)), plain)
