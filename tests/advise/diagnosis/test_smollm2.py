@@ -43,11 +43,12 @@ class ByHand:
         self.sink = torch.tensor([i == 0 or t in special for i, t in enumerate(found["input_ids"])])
 
     def tokens_of(self, piece: str) -> Tensor:
-        start = self.text.index(piece)
-        inside = [
-            any(start <= i < start + len(piece) and not self.text[i].isspace() for i in range(*at))
-            for at in self.places
-        ]
+        """Tokens with a letter in the piece, and blanks that are tokens of their own in it."""
+        start, text = self.text.index(piece), self.text
+        inside = []
+        for a, b in self.places:
+            letters = [i for i in range(a, b) if not text[i].isspace()] or list(range(a, b))
+            inside.append(any(start <= i < start + len(piece) for i in letters))
         return torch.tensor(inside) & ~self.sink
 
     @torch.no_grad()

@@ -58,8 +58,6 @@ def test_more_attention_than_two_percent_is_held_against_its_length() -> None:
     items = [made(f"f{i}", False, share=0.05 if i < 4 else 0.3) for i in range(6)]
     text = told(items)
     assert "On 4 of 6 failures the evidence got less of what the last token looked at than" in text
-    assert "Whether that mattered was not tested: time was up." in text
-    assert "could be raised" not in text and "not tested" not in told(failures(6, 0, 0))
 
 
 @given(st.integers(1, 40), st.data())

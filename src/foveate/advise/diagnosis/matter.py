@@ -1,4 +1,4 @@
-"""Did it matter? What becomes of the answers when something is hidden or raised."""
+"""Items asked: as they are, and with something raised or hidden. Did it matter?"""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from ...methods.emphasis import Emphasize
 from ...methods.hide import Hide
 from ...tasks import Item
 from ...tasks.answering import generate, text_of
-from .look import prompted
+from .look import Looked, look, prompted
 from .places import Places
 
-__all__ = ["ASKS", "Ask", "ask"]
-
-Judge = Callable[[Item, str], bool]
+__all__ = ["ASKS", "Ask", "Asking"]
 
 
 @dataclass(frozen=True)
@@ -55,41 +53,57 @@ class Ask:
 
 
 ASKS = (
-    Ask("hidden", "evidence", raises=False, failing_only=False),
     Ask("raised", "evidence", raises=True, failing_only=True),
     Ask("control", "control", raises=True, failing_only=True),
+    Ask("hidden", "evidence", raises=False, failing_only=False),
     Ask("disarmed", "suspicious", raises=False, failing_only=True),
 )
 
 
-def ask(
-    model: Any,
-    tokenizer: Any,
-    cases: Sequence[Places],
-    what: Ask,
-    judge: Judge,
-    *,
-    gain: float,
-    batch_size: int,
-    max_new_tokens: int,
-    tell: Callable[[int], bool],
-) -> list[bool | None]:
-    """Whether each case is answered rightly under what is done; None where it was not asked.
+@dataclass(frozen=True)
+class Asking:
+    """How items are asked: the settings that :func:`~foveate.advise.diagnosis.diagnose` takes."""
 
-    ``tell`` is called with the number of answers just given, and says whether to go on.
-    """
-    answers: list[bool | None] = []
-    method = what.method(gain)
-    for asked in prompted(model, tokenizer, cases, batch_size):
-        inside = asked.regions[what.region]
-        with (
-            torch.no_grad(),
-            attach(model, method, prompt=asked.prompt, regions={what.region: inside}),
-        ):
-            ids = generate(model, asked.prompt, max_new_tokens)
-        for row, case in enumerate(asked.cases):
-            reply = text_of(asked.prompt.tokenizer, ids[row])
-            answers.append(bool(judge(case.item, reply)) if bool(inside[row].any()) else None)
-        if not tell(len(asked.cases)):
-            break
-    return answers + [None] * (len(cases) - len(answers))
+    model: Any
+    tokenizer: Any
+    judge: Callable[[Item, str], bool]
+    gain: float
+    batch_size: int
+    max_new_tokens: int
+    tell: Callable[[int], None]
+
+    def look(self, cases: Sequence[Places]) -> list[Looked]:
+        """Where each case looks while it is answered as it is."""
+        looked: list[Looked] = []
+        for asked in prompted(self.model, self.tokenizer, cases, self.batch_size):
+            looked += look(self.model, self.tokenizer, asked, self.max_new_tokens)
+            self.tell(len(asked.cases))
+        return looked
+
+    def answers(self, cases: Sequence[Places]) -> list[dict[str, bool | None]]:
+        """By case and by the name of what was done: whether it is answered rightly under it."""
+        found: list[dict[str, bool | None]] = [dict.fromkeys(a.name for a in ASKS) for _ in cases]
+        for what in ASKS:
+            which = [n for n, case in enumerate(cases) if what.concerns(case)]
+            right = self._under(what, [cases[n] for n in which]) if which else []
+            for n, good in zip(which, right, strict=True):
+                found[n][what.name] = good
+        return found
+
+    def _under(self, what: Ask, cases: Sequence[Places]) -> list[bool | None]:
+        """None where nothing is left to raise or hide: all of it is the sink."""
+        answers: list[bool | None] = []
+        method = what.method(self.gain)
+        for asked in prompted(self.model, self.tokenizer, cases, self.batch_size):
+            inside = asked.regions[what.region]
+            with (
+                torch.no_grad(),
+                attach(self.model, method, prompt=asked.prompt, regions={what.region: inside}),
+            ):
+                ids = generate(self.model, asked.prompt, self.max_new_tokens)
+            for row, case in enumerate(asked.cases):
+                reply = text_of(asked.prompt.tokenizer, ids[row])
+                there = bool(inside[row].any())
+                answers.append(bool(self.judge(case.item, reply)) if there else None)
+            self.tell(len(asked.cases))
+        return answers

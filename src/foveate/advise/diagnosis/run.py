@@ -19,14 +19,14 @@ from ...tasks import Item
 from .figures import figures
 from .heads import Located, locate, reading
 from .look import PARTS, Looked, look, prompted
-from .matter import ASKS, ask
+from .matter import ASKS, Asking
 from .places import Places
 from .result import Diagnosis, ItemDiagnosis
 from .words import sentences, verdict
 
 __all__ = ["diagnose"]
 
-_LATE = 1.5  # times the seconds given, after which no new batch is begun
+_LATE = 1.5  # times the seconds given, after which no more items are begun
 _SIZES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
@@ -72,7 +72,7 @@ def diagnose(
     seconds : float, optional
         Aim at this: a sample of the items, failing and passing in turns, is looked at. Its size is
         rounded (8, 12, 16, 24, 32, …), so that small differences in speed do not change it. No
-        batch begins after 1.5 times as long. Default: all items.
+        more are begun after 1.5 times as long. Default: all items.
     progress : callable, optional
         Called with (answers given, answers in all).
 
@@ -120,48 +120,35 @@ def diagnose(
             0, passing, "unknown", settings,
         )  # fmt: skip
 
-    def late() -> bool:
-        return seconds is not None and time.perf_counter() - start > _LATE * seconds
-
     kept = _sample(every, seed)
     if seconds is not None:
         kept = kept[: _affordable(model, tokenizer, kept, seconds, batch_size, max_new_tokens)]
     located = locate(model, tokenizer, kept, batch_size=batch_size, seed=seed)
-    # batches of like lengths pad less; the sample is in the order of the lot
-    cases = sorted(located.cases, key=lambda c: (isinstance(c.item.content, list), len(c.text)))
-    concerned = [[n for n, c in enumerate(cases) if one.concerns(c)] for one in ASKS]
-    total, done = len(cases) + sum(map(len, concerned)), 0
+    total, done = sum(_answers(case) for case in located.cases), 0
 
-    def tell(count: int) -> bool:
+    def tell(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
             progress(done, total)
-        return not late()
 
+    asking = Asking(model, tokenizer, judge, gain, batch_size, max_new_tokens, tell)
+    cases: list[Places] = []
     looked: list[Looked] = []
-    for asked in prompted(model, tokenizer, cases, batch_size):
-        looked += look(model, tokenizer, asked, max_new_tokens)
-        if not tell(len(asked.cases)):
+    answers: list[dict[str, bool | None]] = []
+    for first in range(0, len(kept), 2 * batch_size):  # half of them fail: full batches of these
+        # in the order of the lot, for time may be up; like lengths together, which pad less
+        some = located.cases[first : first + 2 * batch_size]
+        some = sorted(some, key=lambda c: (isinstance(c.item.content, list), len(c.text)))
+        cases += some
+        looked += asking.look(some)
+        answers += asking.answers(some)
+        if seconds is not None and time.perf_counter() - start > _LATE * seconds:
             break
-    cases = cases[: len(looked)]
-    answers: dict[str, dict[int, bool | None]] = {}
-    for one, which in zip(ASKS, concerned, strict=True):
-        which = [n for n in which if n < len(cases)]
-        found = ask(
-            model, tokenizer, [cases[n] for n in which], one, judge,
-            gain=gain, batch_size=batch_size, max_new_tokens=max_new_tokens, tell=tell,
-        ) if which and not late() else []  # fmt: skip
-        answers[one.name] = dict(zip(which, found, strict=False))
     chosen, basis = _reading(cases, looked)
     table = tuple(
-        _item(
-            case,
-            at,
-            chosen.get(n, (None, None)),
-            {name: given.get(n) for name, given in answers.items()},
-        )
-        for n, (case, at) in enumerate(zip(cases, looked, strict=True))
+        _item(case, at, chosen.get(n, (None, None)), given)
+        for n, (case, at, given) in enumerate(zip(cases, looked, answers, strict=True))
     )
     rows = figures(every, table, looked, _focus(model, cases, looked), seed)
     said["verdict"] = verdict(table, contexts)
@@ -186,6 +173,11 @@ def _sample(cases: Sequence[Places], seed: int) -> list[Places]:
     return mixed + [case for side in sides for case in side[turns:]]
 
 
+def _answers(case: Places) -> int:
+    """How many answers a case takes: one as it is, and one for each thing done to it."""
+    return 1 + sum(what.concerns(case) for what in ASKS)
+
+
 def _affordable(
     model: Any, tokenizer: Any, cases: Sequence[Places], seconds: float, size: int, most: int
 ) -> int:
@@ -195,7 +187,7 @@ def _affordable(
     look(model, tokenizer, first, most)
     took = time.perf_counter() - start
     one = took / len(first.cases)
-    costs = accumulate(one * (1 + sum(what.concerns(c) for what in ASKS)) for c in cases)
+    costs = accumulate(one * _answers(case) for case in cases)
     fit = sum(took + cost <= seconds for cost in costs)
     return fit if fit == len(cases) else max((n for n in _SIZES if n <= fit), default=_SIZES[0])
 

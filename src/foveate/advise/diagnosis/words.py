@@ -147,10 +147,7 @@ def _looked(failing: Sequence[ItemDiagnosis], passing: Sequence[ItemDiagnosis]) 
     )
     if good:
         text += f"; where right: {little[1]} of {len(good)}, median {_percent(median(shares[1]))}"
-    text += f"); its tokens are {_percent(size)} of the prompt."
-    if all(one.raised is None and one.hidden is None for one in bad):
-        text += " Whether that mattered was not tested: time was up."
-    return [text]
+    return [f"{text}); its tokens are {_percent(size)} of the prompt."]
 
 
 def _raised(failing: Sequence[ItemDiagnosis], gain: float) -> list[str]:
@@ -242,8 +239,6 @@ def _verdict(found: str, items: Sequence[ItemDiagnosis], contexts: bool) -> str:
         return "So attention on a context is not the trouble: there is none."
     failing = [one for one in items if not one.right]
     if not any(one.raised is not None for one in failing):
-        if any(one.evidence_tokens for one in failing):
-            return "Whether attention is the trouble cannot be told: the evidence was not raised."
         return (
             "Whether attention is the trouble cannot be told: no failing item has evidence that "
             "could be raised."
