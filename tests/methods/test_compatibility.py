@@ -65,6 +65,23 @@ def test_every_pair_everywhere(name: str, stack: str, padded: str | None) -> Non
         assert not faults(name, stack, padded, PAIRS)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt_oss", "gpt2"])
+def test_every_pair_from_a_cache(name: str) -> None:
+    here, wrong = place(name, "decoder", "left"), []
+    for a, b in PAIRS:
+        first, second = here.made(a, b)
+        try:
+            got = here.stepped([*first, *second])
+        except fv.FoveateError as error:
+            assert here.pair(a, b).state == "refused", f"{a}, {b}: {error}"
+            continue
+        why = here.apart(got, here.book([*first, *second], here.prompt, here.prompt))
+        if why:
+            wrong.append(f"{a}, {b}: {why}")
+    assert not wrong
+
+
 def test_order_matters_within_a_stage_only() -> None:
     here, moved = place(*HOME), []
     for a, b in PAIRS:
