@@ -1,5 +1,6 @@
 """Small worlds with exact answers: seeded, sized by arguments, scored exactly."""
 
+from . import shapes
 from ._task import Item, Task, answer, prompts, score_answers
 from .classification import Classification
 from .coloured_objects import ColouredObjects
@@ -28,6 +29,8 @@ __all__ = [
     "ColouredObjects",
     "Derivation",
     "derivations",
+    # coloured shapes: pictures, captions, questions, a checker
+    "shapes",
     # your own
     "Questions",
     # worlds to train small models on
