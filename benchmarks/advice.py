@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.advice PART …``; every part writes ``results/advice_PART.json`` and then the
 page ``docs/advice_figures.md``. Parts: ``real`` (15 minutes), ``record`` (outcomes of all
-candidates on all items: 30 minutes, goes on where it stopped), ``null`` (minutes, after ``record``),
+candidates on all items: 30 minutes, resumable), ``null`` (minutes; wants ``record``),
 ``nulls`` (three runs, 5 minutes each), ``wins`` (10 minutes), ``second`` (two families, 5 minutes
 each, and 3 of training). ``--small`` tries a part on a dozen items in a minute or two, and
 keeps nothing.

@@ -327,6 +327,7 @@ class _Advising:
     def _stage(self, name: str, until: float | None = None) -> None:
         self.live.until = self.clock.end(name) if until is None else until
         self.live.tell = lambda what: self.tell(name, what)
+        self.tell(name, "")
 
     def _signed(self, policy: Policy, found: Verdict, n: int) -> Policy:
         """The policy with the model it is for, the data, and what it gained."""

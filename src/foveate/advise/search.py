@@ -172,7 +172,7 @@ def choose(
     def near(one: Candidate) -> bool:
         apart = means[best.name] - means[one.name]
         noise = apart.std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
-        return bool(apart.mean() <= noise)
+        return bool(apart.mean() <= noise + 1e-9)  # one item is just one error: within noise
 
     def simple(one: Candidate) -> tuple[int, int, float]:
         return one.parts, _KINDS.index(one.kind), -float(means[one.name].mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from rich.text import Text
 
 from ..advise import Advice
 from ..advise import advise as find
-from ..advise.words import cost, gain
+from ..advise.apply import command
+from ..advise.words import cost
 from ..errors import FoveateError
 from ..load import home
 from ..tasks import Questions
@@ -82,6 +84,8 @@ def advise(
             soft_wrap=True,
         )
         raise typer.Exit(130) from None
+    shown = command(model, data, advice.policy)
+    advice = replace(advice, command=f"{shown} --n {n}" if shown and n else shown)
     if resume is None:
         Path(journal).unlink(missing_ok=True)
     if save is not None:
@@ -147,7 +151,10 @@ def show(advice: Advice, saved: str | None, model: str, data: str) -> None:
         out.print("\n[bold]Recommended: change nothing.[/]")
         return
     best = verdict.finalists[0]
-    out.print(f"\n[bold green]Recommended:[/] [bold]{verdict.recommended}[/] {best.expression}")
+    out.print("\n[bold green]Recommended:[/]", Text(verdict.recommended, style="bold"))
+    out.print(Text(f"  {best.expression}; {cost(best)}"), soft_wrap=True)
+    for line in _damage(best.controls):
+        out.print(Text(f"  {line}"))
     if saved is None:
         out.print("  [dim]--out policy.toml writes it (with --resume nothing is asked again).[/]")
     where = saved or "policy.toml"
@@ -156,6 +163,21 @@ def show(advice: Advice, saved: str | None, model: str, data: str) -> None:
     out.print("\n[bold]In Python[/]")
     for line in advice.python.replace("policy.toml", where).splitlines():
         out.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def _damage(found: dict[str, Any]) -> list[str]:
+    """Collateral damage in sentences."""
+    if not found:
+        return ["Collateral damage was not measured: there was no time."]
+    said = []
+    if found.get("perplexity") is not None:
+        before, after = found["perplexity_base"], found["perplexity"]
+        said.append(f"Perplexity of plain text: {after:.2f}, {before:.2f} as it is.")
+    said.append(
+        f"Unrelated questions: {found['unrelated_right']} of {found['n']} right, "
+        f"{found['unrelated_base']} as it is."
+    )
+    return said + list(found["notes"])
 
 
 def _tried(advice: Advice) -> Table:
@@ -176,13 +198,15 @@ def _finalists(advice: Advice) -> Table:
     n = advice.verdict.finalists[0].gain.n
     made = _table(f"The best on the reporting part (n = {n})")
     made.add_column("policy", min_width=24, overflow="fold")
-    for name in ("gain", "p", "mended", "broken", "cost"):
-        made.add_column(name, justify="right")
+    unit = "points" if advice.goal == "accuracy" else "% saved"
+    for name in (f"gain, {unit}", "95 %", "p", "mended", "broken", "time"):
+        made.add_column(name, justify="right", no_wrap=True)
     for one in advice.verdict.finalists:
         chosen = one.name == advice.verdict.recommended
         made.add_row(
-            Text(one.name, style="bold green" if chosen else ""), gain(one.gain, advice.goal),
-            f"{one.p:.2g}", str(one.mended), str(one.broken), cost(one),
+            Text(one.name, style="bold green" if chosen else ""), f"{100 * one.gain.value:+.1f}",
+            f"{100 * one.gain.low:+.0f}…{100 * one.gain.high:+.0f}", f"{one.p:.2g}",
+            str(one.mended), str(one.broken), f"{one.seconds.value:.2f} ×",
         )  # fmt: skip
     return made
 

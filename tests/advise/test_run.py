@@ -1,0 +1,238 @@
+"""advise on a live model: within its time, resumable, the same for a seed, honest about both."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from foveate.advise import Advice, advise, run
+from foveate.advise.ask import OutOfTime
+from foveate.advise.candidates import Candidate, candidates
+from foveate.advise.clock import Clock, planned, sampled
+from foveate.advise.live import Live
+from foveate.advise.run import read
+from foveate.errors import FoveateError
+from foveate.evaluate.journal import Journal
+from foveate.methods.emphasis import Emphasize
+from foveate.policy import Policy
+from foveate.tasks import Distractors, Questions
+
+N = 20
+
+
+class Oracle:
+    """Knows the answer to some items, and counts how often it is asked."""
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+        self._asked: list[str] = []
+
+    def generate(self, model: Any, tokenizer: Any, items: Any, max_new_tokens: int) -> list[str]:
+        self._asked += [item.id for item in items]
+        return [item.answer if int(item.id) % self.every == 0 else "?" for item in items]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny(smollm2: tuple[Any, Any]) -> tuple[Any, Any]:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(smollm2[1]), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, pad_token_id=2, eos_token_id=2,
+        initializer_range=0.3,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval(), smollm2[1]
+
+
+@pytest.fixture(scope="module")
+def questions() -> Questions:
+    made = Distractors("facts", passages=2, n=N)
+    return Questions.of(
+        [
+            {"prompt": one.marks["question"], "context": list(one.info["passages"]),
+             "answer": one.answer, "id": str(k)}
+            for k, one in enumerate(made.items())
+        ],
+        name="mine",
+        max_new_tokens=2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> dict[str, Oracle]:
+    """Two candidates that know answers; no diagnosis, no controls: they have tests of their own."""
+    oracles = {"all": Oracle(), "some": Oracle(3)}
+    made = [Candidate(Policy(), "nothing", 0, "")] + [
+        Candidate(Policy([one], name=name), "method", 1, "") for name, one in oracles.items()
+    ]
+    monkeypatch.setattr(run, "candidates", lambda *a, **k: made)
+    monkeypatch.setattr(run, "left_out", lambda *a, **k: {})
+    monkeypatch.setattr(run, "controls", lambda *a: pytest.fail("no controls are wanted here"))
+    monkeypatch.setattr(run._Advising, "_controls", lambda self: None)
+    monkeypatch.setattr(run._Advising, "_diagnosis", lambda *a: None)
+    return oracles
+
+
+def plain(advice: Advice) -> dict[str, Any]:
+    """What must be the same whenever it is asked: no clock, no bytes."""
+    policies = {one.name: one.policy for one in advice.verdict.finalists}
+    verdict = [
+        (one.name, one.gain, one.p, one.mended, one.broken) for one in advice.verdict.finalists
+    ]
+    tried = [replace(one, seconds=0.0) for one in advice.tried]
+    return {"verdict": verdict, "reason": advice.verdict.reason, "tried": tried,
+            "policies": list(policies), "base": advice.baseline.replies}  # fmt: skip
+
+
+def test_from_questions_to_a_claim(tiny: Any, questions: Any, pool: Any, tmp_path: Path) -> None:
+    before = [p.clone() for p in tiny[0].parameters()]
+    told: list[tuple[str, str, float]] = []
+    path = tmp_path / "journal.jsonl"
+    found = advise(*tiny, questions, minutes=5, resume=path, progress=lambda *a: told.append(a))
+    assert found.verdict.claimed and found.verdict.recommended == "all"
+    assert found.verdict.finalists[0].gain.value == 1.0 and sum(found.baseline.right) == 0
+    assert found.settings["complete"] and found.settings["n"] == N
+    assert found.settings["data_fingerprint"] == questions.fingerprint
+    assert found.policy.name == "all" and found.policy.model is not None
+    assert found.policy.data["fingerprint"] == questions.fingerprint
+    assert found.policy.figures["gain"] == 1.0
+    assert len(found.examples) == 5 and all(one.right_after for one in found.examples)
+    assert {stage for stage, _, _ in told} >= {"baseline", "search", "verdict", "examples"}
+    assert all(0 <= left <= 300 for _, _, left in told)
+    assert "change nothing" not in repr(found) and "policy.toml" in found.command
+    assert all(torch.equal(a, b) for a, b in zip(before, tiny[0].parameters(), strict=True))
+    # every cell once; the side-by-side cost asks a few again
+    cells = [json.loads(line) for line in path.read_text().splitlines()]
+    asked = [(one["policy"], one["id"]) for one in cells if "id" in one]
+    assert len(asked) == len(set(asked)) == 3 * N
+
+    again = advise(*tiny, questions, minutes=5, resume=path, progress=False)
+    assert again.settings["asked"] == 0 and plain(again) == plain(found)
+    fresh = advise(*tiny, questions, minutes=5, progress=False)
+    assert plain(fresh) == plain(found)
+
+
+def test_stopped_and_taken_up_again(
+    tiny: Any, questions: Any, pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    asked = Oracle.generate
+    calls = []
+
+    def interrupted(self: Any, *given: Any) -> list[str]:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return asked(self, *given)
+
+    monkeypatch.setattr(Oracle, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        advise(*tiny, questions, minutes=5, resume=path, progress=False)
+    kept = len(path.read_text().splitlines())
+    found = advise(*tiny, questions, minutes=5, resume=path, progress=False)
+    assert kept > N and found.verdict.claimed
+    whole = advise(*tiny, questions, minutes=5, progress=False)
+    assert found.settings["asked"] < whole.settings["asked"] and plain(found) == plain(whole)
+
+
+def test_too_few_items_are_told_and_nothing_is_tried(tiny: Any, questions: Any, pool: Any) -> None:
+    few = replace(questions, records=questions.records[:8])
+    found = advise(*tiny, few, minutes=5, progress=False)
+    assert found.verdict.folds == 0 and not found.tried and not found.verdict.claimed
+    assert found.verdict.needed and str(found.verdict.needed) in found.verdict.reason
+    assert not pool["all"]._asked and found.policy.name == "nothing"
+
+
+def test_no_time_is_an_answer_too(
+    tiny: Any, questions: Any, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.monotonic()
+    found = advise(*tiny, questions, minutes=0.002, progress=False)
+    assert not found.settings["complete"] or found.settings["n"] < N
+    assert not found.verdict.claimed and found.verdict.recommended == "nothing"
+    assert time.monotonic() - began < 20 and "more minutes" in found.verdict.reason
+
+    def late(self: Any, *given: Any) -> list[str]:
+        raise OutOfTime
+
+    monkeypatch.setattr(Oracle, "generate", late)
+    found = advise(*tiny, questions, minutes=5, progress=False)
+    assert not found.settings["complete"] and found.verdict.recommended == "nothing"
+
+
+def test_the_whole_way_with_real_candidates(
+    tiny: Any, questions: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Diagnosis, candidates, controls, page: a random model has no gain to find."""
+    monkeypatch.setattr(run, "candidates", lambda *a: candidates(*a)[:4])
+    some = replace(questions, records=questions.records[:14])
+    found = advise(*tiny, some, minutes=1, seed=1, progress=False)
+    assert found.diagnosis is not None and found.tried
+    back = Advice.load(found.save(tmp_path / "advice.json"))
+    assert back.to_dict() == found.to_dict()
+    page = found.report(tmp_path / "advice.html").read_text()
+    assert "change nothing" in page.lower() or found.verdict.claimed
+
+
+def test_speed_is_measured_beside_the_model_as_it_is(tiny: Any, questions: Any) -> None:
+    items = questions.items()[:3]
+    live = Live(*tiny, questions, items, Journal(None), {}, batch_size=1, beside=True)
+    one = Candidate(Policy([Emphasize("closest passage", 2.0)], name="x"), "method", 1, "")
+    found = live(one, items)
+    assert all(answer.beside is not None and answer.beside > 0 for answer in found)
+    assert live.cost(one, items) is not None
+    live.until = 0.0
+    with pytest.raises(OutOfTime):
+        live(Candidate(Policy(name="y"), "prompt", 1, ""), items)
+    assert live(one, items) == found  # known: no time is needed
+
+
+def test_plans_are_whole_and_forgiving() -> None:
+    near = planned(50, 1.0, 900), planned(50, 1.05, 900)
+    assert near[0] == near[1] and near[0].items == 50 and near[0].answers > 100
+    assert planned(5000, 1.0, 900).items == 200
+    assert planned(50, 1.0, 900, beside=True).answers < near[0].answers
+    assert sampled(3, 10, 0) == sampled(3, 10, 0) != sampled(3, 10, 1)
+    assert Clock(60).left("search") < Clock(60).left()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"goal": "fame"}, "it is one of accuracy"),
+        ({"minutes": 0}, "above 0"),
+        ({"minutes": True}, "above 0"),
+        ({"margin": 2}, "between 0 and 1"),
+        ({"data": 7}, "dicts with prompt and answer"),
+        ({"data": "none.jsonl"}, "no such file"),
+        ({"model": 3}, "a model that generates"),
+    ],
+)
+def test_bad_input(tiny: Any, questions: Any, given: Any, sentence: str) -> None:
+    asked = {"model": tiny[0], "tokenizer": tiny[1], "data": questions} | given
+    with pytest.raises(FoveateError, match=sentence):
+        advise(**asked)
+
+
+def test_data_as_people_have_it(tmp_path: Path) -> None:
+    record = {"prompt": "1 + 1?", "answer": "2"}
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(record))
+    assert len(read(path)) == len(read([record])) == 1  # type: ignore[arg-type]
+    task = Distractors(n=3)
+    assert read(task) is task
