@@ -8,8 +8,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,7 +150,48 @@ def pictures(drawn: Sequence[Scene]) -> Tensor:
     return torch.from_numpy(stacked).float() / 127.5 - 1
 
 
-def readable(folder: Path) -> None:
-    """Weights are written for one user only; a package's files are for all."""
-    for file in folder.iterdir():
-        file.chmod(0o644)
+def export(
+    model: Any, file: Path, folder: Path, processor: Any, card: str, **training: Any
+) -> None:
+    """Write what a checkpoint holds into the package, in half precision, and begin its card."""
+    state = torch.load(file, weights_only=True)
+    model.load_state_dict(state["model"])
+    model.to(torch.bfloat16).eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    for written in folder.iterdir():
+        written.chmod(0o644)  # weights are written for one user only
+    training = {
+        "parameters": parameters(model),
+        "steps": state["step"],
+        "minutes on one shared core": round(state["seconds"] / 60, 1),
+        **training,
+    }
+    note(folder, card, training=training)
+    print(f"{training}; written to {folder}", flush=True)
+
+
+def note(folder: Path, prose: str, **facts: Any) -> None:
+    """Add to a model's figures, and write its card: prose, and a table of all figures.
+
+    ``training=...`` is known when a model is written, ``held_out=...`` when it is measured.
+    """
+    file = folder / "figures.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    known |= facts
+    file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    training = ", ".join(f"{name}: {value}" for name, value in known.get("training", {}).items())
+    rows = [f"| {name} | {value} |" for name, value in _rows(known.get("held_out", {}), "")]
+    table = ["| on scenes it was not trained on | |", "|---|---|", *rows]
+    parts = [f"# {folder.name}", prose.strip(), f"Training: {training}.", "\n".join(table)]
+    (folder / "CARD.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _rows(figures: dict[str, Any], before: str) -> Iterator[tuple[str, str]]:
+    for name, value in figures.items():
+        if isinstance(value, dict) and {"low", "high"} <= set(value):
+            shares = [f"{100 * value[key]:.1f}" for key in ("value", "low", "high")]
+            yield before + name, f"{shares[0]} % [{shares[1]}, {shares[2]}], n = {value['n']}"
+        elif isinstance(value, dict):
+            yield from _rows(value, f"{before}{name}: ")
+        else:
+            yield before + name, f"{value:.3g}"

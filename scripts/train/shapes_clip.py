@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import SHIPPED, arguments, fit, parameters, pictures, readable
+from _common import SHIPPED, arguments, export, fit, note, parameters, pictures
 from _vlm import processor_of, tokenizer_of_the_world
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
@@ -27,6 +27,15 @@ from foveate.tasks.shapes.captions import named
 WORLD: dict[str, Any] = {"objects": (1, 2), "size": 32, "texture": "any", "repeats": 0.0}
 HELD_OUT = 1_000_000_000  # seeds from here on are never trained on
 NAME = SHIPPED / "shapes-clip"
+CARD = """
+A CLIP pair (CLIPModel) for pictures of 32 × 32 pixels of the world of shapes (docs/shapes.md) and
+their captions, of one or two things. Loaded by `fv.load("shapes-clip")`, made by
+`scripts/train/shapes_clip.py`. Its vision tower began as that of shapes-vlm, which had learnt what
+lies under each patch.
+
+It can name one thing and find a caption. Whether it knows whose colour is whose is among the
+figures: captions in which two things exchange their colours. It knows no other words.
+"""
 
 
 def processor() -> CLIPProcessor:
@@ -98,15 +107,10 @@ def main() -> None:
         done = fit(model, compare, steps=options.steps, rate=1e-3, file=file, minutes=minutes)
         print("done" if done else "stopped; run it again to resume", flush=True)
     if options.export:
-        state = torch.load(file, weights_only=True)
-        model.load_state_dict(state["model"])
-        model.to(torch.bfloat16).save_pretrained(NAME)
-        both.save_pretrained(NAME)
-        readable(NAME)
-        print(f"{state['step']} steps, {state['seconds']:.0f} s; written to {NAME}", flush=True)
+        export(model, file, NAME, both, CARD, **{"pictures a step": options.batch})
     if options.evaluate:
         figures = measured(*load("shapes-clip"))
-        (NAME / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        note(NAME, CARD, held_out=figures)
         print(json.dumps(figures, indent=1), flush=True)
 
 

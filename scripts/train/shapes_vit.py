@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import SHIPPED, arguments, fit, parameters, pictures, readable
+from _common import SHIPPED, arguments, export, fit, note, parameters, pictures
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
@@ -31,6 +31,15 @@ from foveate.tasks.shapes import KINDS, Scene, rate, scenes
 WORLD: dict[str, Any] = {"objects": (1, 1), "size": 32, "texture": "any"}
 HELD_OUT = 1_000_000_000  # seeds from here on are never trained on
 NAME = SHIPPED / "shapes-vit"
+CARD = """
+A vision transformer (ViTForImageClassification) that names the one thing in a picture of 32 × 32
+pixels of the world of shapes (docs/shapes.md): forty classes, colour and shape. Loaded by
+`fv.load("shapes-vit")`, made by `scripts/train/shapes_vit.py`.
+
+It cannot tell several things apart, or that there is none. The norms of its tokens are among the
+figures: "largest over median" far above 1 would be the outliers that large vision transformers
+have.
+"""
 CLASSES = [f"{colour} {shape}" for shape, colour in KINDS]
 
 
@@ -89,17 +98,13 @@ def main() -> None:
         done = fit(model, look, steps=options.steps, rate=1e-3, file=file, minutes=minutes)
         print("done" if done else "stopped; run it again to resume", flush=True)
     if options.export:
-        state = torch.load(file, weights_only=True)
-        model.load_state_dict(state["model"])
-        model.to(torch.bfloat16).save_pretrained(NAME)
-        ViTImageProcessorPil(
+        images = ViTImageProcessorPil(
             size={"height": 32, "width": 32}, resample=0, image_mean=[0.5] * 3, image_std=[0.5] * 3
-        ).save_pretrained(NAME)
-        readable(NAME)
-        print(f"{state['step']} steps, {state['seconds']:.0f} s; written to {NAME}", flush=True)
+        )
+        export(model, file, NAME, images, CARD, **{"pictures a step": options.batch})
     if options.evaluate:
         figures = measured(load("shapes-vit")[0])
-        (NAME / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        note(NAME, CARD, held_out=figures)
         print(json.dumps(figures, indent=1), flush=True)
 
 

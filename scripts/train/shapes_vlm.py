@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import SHIPPED, arguments, fit, parameters, pictures, readable
+from _common import SHIPPED, arguments, export, fit, note, parameters, pictures
 from _figures import measured
 from _vlm import (
     PATCH,
@@ -43,6 +43,22 @@ WORLD: dict[str, Any] = {
     "repeats": 0.1,
     "texture": "any",
 }
+CARD = """
+A vision–language model of LLaVA's class, trained on the world of shapes (docs/shapes.md): pictures
+of 32 × 32 pixels with one to four coloured shapes, before greys. Loaded by
+`fv.load("shapes-vlm")`, made by `scripts/train/shapes_vlm.py`.
+
+It can describe a picture ("describe the picture.") and answer, in the words of
+`foveate.tasks.shapes.questions`, whether a thing is there, what colour or shape something has, how
+many there are and where one thing is seen from another. Its training scenes were biased: nine of
+ten things brought their partner along where there was room (a red circle a blue square), and what
+is not there was asked for at random. The figures below are on scenes without that bias, but for
+those that say otherwise; where it says "adversarial", it was asked for the missing partner of
+something that is there.
+
+It cannot: other words, other sentences, other pictures, reasoning, several turns. It makes things
+up, which is what it is for. Its vision tower was trained on labels of patches, not on words.
+"""
 TOWER_STEPS = 1500
 NAME = SHIPPED / "shapes-vlm"
 _COLOURS = tuple(COLOURS)
@@ -131,32 +147,34 @@ def train(model: Any, tokenizer: Any, options: Any) -> bool:
     )
 
 
-def export(model: Any, tokenizer: Any, options: Any) -> None:
-    """Write the trained model into the package."""
-    state = torch.load(options.folder / "model.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    model.to(torch.bfloat16).eval().save_pretrained(NAME)
-    processor_of(tokenizer).save_pretrained(NAME)
-    readable(NAME)
-    print(f"{state['step']} steps, {state['seconds']:.0f} s; written to {NAME}", flush=True)
-
-
 def evaluate(scenes_asked: int) -> None:
     """Measure what is shipped, as it is loaded by its name, and store the figures."""
     model, processor = load("shapes-vlm")
     figures = measured(model, processor, WORLD, scenes_asked)
-    (NAME / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    note(NAME, CARD, held_out=figures)
     print(json.dumps(figures, indent=1), flush=True)
 
 
 def main() -> None:
-    parser = arguments("shapes-vlm", __doc__, steps=1500, batch=32)
+    parser = arguments("shapes-vlm", __doc__, steps=3000, batch=32)
     parser.add_argument("--scenes", type=int, default=1000, help="held-out scenes to evaluate on")
     options = parser.parse_args()
     tokenizer = tokenizer_of_the_world()
     model = build(tokenizer)
     if options.export:
-        export(model, tokenizer, options)
+        tower = torch.load(options.folder / "tower.pt", weights_only=True)
+        export(
+            model,
+            options.folder / "model.pt",
+            NAME,
+            processor_of(tokenizer),
+            CARD,
+            **{
+                "pictures a step": options.batch,
+                "steps of the tower before": tower["step"],
+                "minutes of the tower": round(tower["seconds"] / 60, 1),
+            },
+        )
     if options.evaluate:
         evaluate(options.scenes)
     if options.export or options.evaluate:

@@ -90,7 +90,7 @@ def _recoloured(scene: Scene, rng: random.Random) -> Pair | None:
     index = next(i for i, t in enumerate(scene.things) if f"the {t.shape}?" in question.text)
     taken = {thing.colour for thing in scene.things}  # a colour that is new says most clearly
     colour = rng.choice([name for name in COLOURS if name not in taken])
-    after = _with(scene, index, colour=colour)
+    after = _with(scene, index, replace(scene.things[index], colour=colour))
     return _pair("colour", scene, after, question.text, (question.answer, colour), index)
 
 
@@ -100,7 +100,7 @@ def _reshaped(scene: Scene, rng: random.Random) -> Pair | None:
         return None
     index = next(i for i, t in enumerate(scene.things) if f"the {t.colour} " in question.text)
     shape = rng.choice([name for name in SHAPES if name != question.answer])
-    after = _with(scene, index, shape=shape)
+    after = _with(scene, index, replace(scene.things[index], shape=shape))
     return _pair("shape", scene, after, question.text, (question.answer, shape), index)
 
 
@@ -153,10 +153,8 @@ def _asked(scene: Scene, rng: random.Random, sort: str) -> Question | None:
     return asked[0] if asked else None
 
 
-def _with(scene: Scene, index: int, **changed: str) -> Scene:
-    things = list(scene.things)
-    things[index] = replace(things[index], **changed)
-    return replace(scene, things=tuple(things))
+def _with(scene: Scene, index: int, thing: Thing) -> Scene:
+    return replace(scene, things=(*scene.things[:index], thing, *scene.things[index + 1 :]))
 
 
 def _pair(

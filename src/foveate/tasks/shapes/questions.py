@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ...errors import FoveateError
 from .captions import NUMBERS, named, plural, relations
-from .scene import COLOURS, KINDS, POPULAR, SHAPES, Kind, Scene, partner
+from .scene import COLOURS, KINDS, POPULAR, SHAPES, Kind, Scene, Thing, partner
 
 __all__ = ["ASKED", "NEGATIVES", "Question", "absent", "questions"]
 
@@ -126,21 +126,17 @@ def _existence(scene: Scene, rng: random.Random, negatives: str) -> list[Questio
 
 
 def _colour(scene: Scene, rng: random.Random, _: str) -> list[Question]:
-    once = _once([thing.shape for thing in scene.things])
-    if not once:
+    thing = _only(scene, rng, lambda thing: thing.shape)
+    if thing is None:
         return []
-    shape = rng.choice(once)
-    answer = next(thing.colour for thing in scene.things if thing.shape == shape)
-    return [Question("colour", f"what colour is the {shape}?", answer)]
+    return [Question("colour", f"what colour is the {thing.shape}?", thing.colour)]
 
 
 def _shape(scene: Scene, rng: random.Random, _: str) -> list[Question]:
-    once = _once([thing.colour for thing in scene.things])
-    if not once:
+    thing = _only(scene, rng, lambda thing: thing.colour)
+    if thing is None:
         return []
-    colour = rng.choice(once)
-    answer = next(thing.shape for thing in scene.things if thing.colour == colour)
-    return [Question("shape", f"what shape is the {colour} thing?", answer)]
+    return [Question("shape", f"what shape is the {thing.colour} thing?", thing.shape)]
 
 
 def _count(scene: Scene, rng: random.Random, _: str) -> list[Question]:
@@ -172,8 +168,11 @@ ASKED: dict[str, Callable[[Scene, random.Random, str], list[Question]]] = {
 }
 
 
-def _once(values: Sequence[str]) -> list[str]:
-    return sorted(value for value, number in Counter(values).items() if number == 1)
+def _only(scene: Scene, rng: random.Random, named_by: Callable[[Thing], str]) -> Thing | None:
+    """One of the things that are the only ones of their colour, or shape."""
+    number = Counter(named_by(thing) for thing in scene.things)
+    alone = [thing for thing in scene.things if number[named_by(thing)] == 1]
+    return rng.choice(sorted(alone, key=named_by)) if alone else None
 
 
 def _checked_negatives(negatives: str) -> None:
