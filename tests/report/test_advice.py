@@ -73,7 +73,13 @@ def test_verdicts_without_a_finalist() -> None:
     none = nothing(verdict=replace(given, finalists=()))
     assert "nothing that was tried did better" in headline(none)[1]
     worse = finalist(gain=Figure(-0.1, -0.2, 0.0, 50), mended=0, broken=5)
-    assert "so it is no better" in headline(nothing(verdict=replace(given, finalists=(worse,))))[1]
+    assert headline(nothing(verdict=replace(given, finalists=(worse,))))[1] == (
+        "nothing that was tried did better: the best, “closest passage × 5”, answers 3 of 50 right "
+        "instead of 8."
+    )
+    lucky = finalist(gain=Figure(0.2, 0.1, 0.3, 50), p=0.01)
+    shown = headline(nothing(verdict=replace(given, finalists=(lucky,))))[1]
+    assert "not chosen beforehand" in shown
 
 
 def test_the_parts_stand_in_their_order() -> None:
@@ -96,7 +102,7 @@ def test_it_says_what_was_found() -> None:
         "perplexity of plain text 20.40 instead of 20.00 (+2.0 %); unrelated questions 17 of 24 "
         "right instead of 18 (1 mended, 2 broken). Plain text has no 'closest passage'.",
         "by similarity : there is no context",
-        "closest passage × 5 a change of attention 33 8 50 26 1 < 0.001 +4 % +1 % to +8 % +0 %",
+        "closest passage × 5 a change of attention 33 8 50 26 1 < 0.001 +4 % +1 % to +8 % 0 %",
         "the model as it is 8 of 50 right",
         "after round 2",
         "Fingerprint of the data 0a1b2c",

@@ -90,16 +90,22 @@ def headline(advice: Advice) -> tuple[str, str]:
     if best is None:
         return "Change nothing:", f"nothing that was tried did better on these {n} questions."
     if best.gain.value <= 0:
-        tail = "so it is no better"
-    elif best.gain.low > 0 and best.p < verdict.alpha:
+        told = (
+            f": the best, “{best.name}”, answers {_right(best)}" if _counted(advice, best) else ""
+        )
+        return "Change nothing:", f"nothing that was tried did better{told}."
+    tail = "which may be chance"
+    if best.gain.low > 0 and best.p < verdict.alpha:
         tail = "but it was not chosen beforehand, and of several the best one looks good by chance"
-    else:
-        tail = "which may be chance"
     return (
         "Change nothing:",
         f"the best of what was tried, “{best.name}”, is not proved. "
         f"{_brings(best, advice.goal)}, {tail}.",
     )
+
+
+def _counted(advice: Advice, one: Finalist) -> bool:
+    return advice.goal == "accuracy" and one.base_right is not None
 
 
 def _chosen(advice: Advice) -> Finalist | None:
@@ -150,7 +156,7 @@ def _signed(figure: Figure, scale: float, unit: str) -> str:
 
 def _number(value: float, form: str) -> str:
     said = format(value, form)
-    return format(0.0, form) if float(said) == 0 else said.replace("-", "−")
+    return said.lstrip("+-") if float(said) == 0 else said.replace("-", "−")
 
 
 # -- the parts of the page -------------------------------------------------------------------------
