@@ -12,7 +12,8 @@ import pytest
 
 from foveate.advise import Advice, Figure
 from foveate.errors import FoveateError
-from foveate.report.advice import fragment, headline, render, write
+from foveate.report.advice import fragment, render, write
+from foveate.report.sentences import headline
 
 from .advised import CONTROLS, POLICY, advice, example, finalist, nothing, tried
 from .test_html import Page
@@ -47,7 +48,7 @@ def test_the_verdict_is_one_sentence() -> None:
     ("changed", "verb", "said"),
     [
         (only(kind="prompt", name="quote first"), "Change the prompt:", "quote first. It answers"),
-        (only(seconds=Figure(0.7, 0.6, 0.8, 50)), "Change this:", "it costs 30 % less time."),
+        (only(seconds=Figure(0.7, 0.6, 0.8, 50)), "Change this:", "it takes 30 % less time."),
         (only(seconds=Figure(2.5, 2, 3, 50), memory=1.1), "Change this:",
          "it costs 2.5 × the time and 10 % more memory."),
         (only(seconds=Figure(1.001, 1, 1, 50)), "Change this:", "it costs the same time."),

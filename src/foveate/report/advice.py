@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import display
+from . import sentences as words
 from .html import asset, environment, save
 from .looks import blocks, highest, seen, shades
 
 if TYPE_CHECKING:
     import os
 
-    from ..advise.advice import Advice, Example, Figure, Finalist
+    from ..advise.advice import Advice, Example
 
-__all__ = ["fragment", "headline", "render", "write"]
+__all__ = ["fragment", "render", "write"]
+
+_GAIN_OF = {"accuracy": "right answers", "speed": "less time", "memory": "less peak memory"}
 
 _KINDS = {
     "nothing": "the model as it is",
@@ -32,7 +35,6 @@ _LABELS = {
     "fingerprint": "Fingerprint of the model", "dtype": "Precision", "device": "Device",
     "machine": "Machine", "threads": "Threads", "attention": "Attention", "versions": "Versions",
 }  # fmt: skip
-_SAVED = {"speed": "time", "memory": "peak memory"}
 
 
 def write(advice: Advice, path: str | os.PathLike[str]) -> Path:
@@ -56,14 +58,14 @@ def render(advice: Advice) -> str:
 
 def fragment(advice: Advice) -> str:
     """The verdict and the finalists for a notebook."""
-    verb, said = headline(advice)
+    verb, said = words.headline(advice)
     body = [
-        [one["name"], one["right"], one["gain"], one["p"], one["time"]]
+        [one["name"], one["right"], one["gain"], one["p"], one["seconds"]]
         for one in _finalists(advice)
     ]
     head = ("", "right", "gain (95 %)", "p", "time")
     return display.lines(
-        display.note(f"As it is: {_baseline(advice)}"),
+        display.note(f"As it is: {words.baseline(advice)}"),
         f"<p><b>{escape(verb)}</b> {escape(said)}</p>",
         display.table(head, body) if body else "",
         display.note("advice.report(path) writes the page; advice.policy.save(path) the policy."),
@@ -75,94 +77,10 @@ def _shades() -> str:
     return shades(asset("report.css"))
 
 
-# -- the verdict in a sentence ---------------------------------------------------------------------
-def headline(advice: Advice) -> tuple[str, str]:
-    """What to do, and why, in a sentence each that one understands without having been there."""
-    verdict, n = advice.verdict, len(advice.baseline.right)
-    best = verdict.finalists[0] if verdict.finalists else None
-    if verdict.recommended != "nothing" and best is not None:
-        one = _chosen(advice) or best
-        verb = "Change the prompt:" if one.kind == "prompt" else "Change this:"
-        return verb, f"{one.name}. {_brings(one, advice.goal)}; {_costs(one, advice.goal)}."
-    if verdict.folds == 0:
-        more = f": {verdict.needed} would do" if verdict.needed else ""
-        return "Change nothing yet:", f"{n} questions are too few to tell{more}."
-    if best is None:
-        return "Change nothing:", f"nothing that was tried did better on these {n} questions."
-    if best.gain.value <= 0:
-        told = (
-            f": the best, “{best.name}”, answers {_right(best)}" if _counted(advice, best) else ""
-        )
-        return "Change nothing:", f"nothing that was tried did better{told}."
-    tail = "which may be chance"
-    if best.gain.low > 0 and best.p < verdict.alpha:
-        tail = "but it was not chosen beforehand, and of several the best one looks good by chance"
-    return (
-        "Change nothing:",
-        f"the best of what was tried, “{best.name}”, is not proved. "
-        f"{_brings(best, advice.goal)}, {tail}.",
-    )
-
-
-def _counted(advice: Advice, one: Finalist) -> bool:
-    return advice.goal == "accuracy" and one.base_right is not None
-
-
-def _chosen(advice: Advice) -> Finalist | None:
-    named = advice.verdict.recommended
-    return next((one for one in advice.verdict.finalists if one.name == named), None)
-
-
-def _brings(one: Finalist, goal: str) -> str:
-    if goal != "accuracy":
-        saved = _signed(one.gain, 100, " %")
-        right = "" if one.base_right is None else f" and answers {_right(one)}"
-        return f"It saves {saved} of the {_SAVED[goal]}{right}"
-    gain = f"{_signed(one.gain, 100, ' points')}"
-    return f"It answers {_right(one)}: {gain}" if one.base_right is not None else f"It gains {gain}"
-
-
-def _right(one: Finalist) -> str:
-    assert one.base_right is not None
-    now = one.base_right + one.mended - one.broken
-    return f"{now} of {one.gain.n} right instead of {one.base_right}"
-
-
-def _costs(one: Finalist, goal: str) -> str:
-    words = [_ratio(one.seconds.value, "time")] if goal != "speed" else []
-    if one.memory is not None and goal != "memory":
-        words.append(_ratio(one.memory, "memory"))
-    told = [word for word in words if not word.startswith("the same")]
-    return "it costs " + " and ".join(told or words[:1] or ["nothing else that was measured"])
-
-
-def _ratio(value: float, what: str) -> str:
-    change = round(100 * (value - 1))
-    if not change:
-        return f"the same {what}"
-    if value >= 2:
-        return f"{value:.1f} × the {what}"
-    return f"{abs(change)} % {'more' if change > 0 else 'less'} {what}"
-
-
-def _change(ratio: float) -> str:
-    return f"× {ratio:.1f}" if ratio >= 2 else f"{_number(100 * (ratio - 1), '+.0f')} %"
-
-
-def _signed(figure: Figure, scale: float, unit: str) -> str:
-    value, low, high = (scale * one for one in (figure.value, figure.low, figure.high))
-    return f"{_number(value, '+.0f')}{unit} (95 %: {_number(low, '.0f')} to {_number(high, '.0f')})"
-
-
-def _number(value: float, form: str) -> str:
-    said = format(value, form)
-    return said.lstrip("+-") if float(said) == 0 else said.replace("-", "−")
-
-
 # -- the parts of the page -------------------------------------------------------------------------
 def _view(advice: Advice) -> dict[str, Any]:
-    verdict, chosen = advice.verdict, _chosen(advice)
-    verb, said = headline(advice)
+    verdict, chosen = advice.verdict, words.chosen(advice)
+    verb, said = words.headline(advice)
     finalists = _finalists(advice)
     return {
         "title": f"{verb} {chosen.name}" if chosen else verb.rstrip(":"),
@@ -170,7 +88,7 @@ def _view(advice: Advice) -> dict[str, Any]:
         "said": said,
         "changes": chosen is not None,
         "reason": verdict.reason,
-        "baseline": _baseline(advice),
+        "baseline": words.baseline(advice),
         "late": not advice.settings.get("complete", True),
         "minutes": advice.settings.get("minutes"),
         **_diagnosed(advice.diagnosis),
@@ -181,7 +99,7 @@ def _view(advice: Advice) -> dict[str, Any]:
         "file": advice.policy.to_toml() if chosen else "",
         "kinds": _KINDS,
         "goal": advice.goal,
-        "gain_of": f"less {_SAVED[advice.goal]}" if advice.goal in _SAVED else "right answers",
+        "gain_of": _GAIN_OF[advice.goal],
         "finalists": finalists,
         "alpha": verdict.alpha,
         "tried": [_tried(one) for one in _in_order(advice.tried)],
@@ -206,16 +124,6 @@ def _diagnosed(diagnosis: Any) -> dict[str, Any]:
     return {"sentences": said, "figures": groups, "figure_head": HEAD}
 
 
-def _baseline(advice: Advice) -> str:
-    base = advice.baseline
-    peak = "" if base.memory is None else f", {base.memory / 2**20:.0f} MiB at its peak"
-    low, high = (f"{100 * one:.0f}" for one in (base.accuracy.low, base.accuracy.high))
-    return (
-        f"{sum(base.right)} of {len(base.right)} right ({100 * base.accuracy.value:.0f} %; 95 %: "
-        f"{low} to {high}), {base.seconds:.2f} s a question{peak}"
-    )
-
-
 def _finalists(advice: Advice) -> list[dict[str, Any]]:
     """The finalists as texts, with places in percent on one axis that holds them all, and 0."""
     all_ = advice.verdict.finalists
@@ -232,19 +140,18 @@ def _finalists(advice: Advice) -> list[dict[str, Any]]:
             "name": one.name,
             "kind": _KINDS.get(one.kind, one.kind),
             "chosen": one.name == advice.verdict.recommended,
-            "right": "" if one.base_right is None else _right(one),
+            "right": "" if one.base_right is None else words.counts(one),
             "now": "–" if one.base_right is None else one.base_right + one.mended - one.broken,
             "was": "–" if one.base_right is None else one.base_right,
             "n": one.gain.n,
-            "gain": _signed(one.gain, 100, unit),
+            "gain": words.signed(one.gain, 100, unit),
             "p": "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
             "mended": one.mended,
             "broken": one.broken,
-            "time": _ratio(one.seconds.value, "time"),
-            "seconds": _change(one.seconds.value),
-            "seconds_interval": f"{_change(one.seconds.low)} to {_change(one.seconds.high)}",
-            "memory": None if one.memory is None else _change(one.memory),
-            "damage": list(_damage(one.controls)),
+            "seconds": words.change(one.seconds.value),
+            "seconds_interval": " to ".join(map(words.change, (one.seconds.low, one.seconds.high))),
+            "memory": None if one.memory is None else words.change(one.memory),
+            "damage": list(words.damage(one.controls)),
             "damage_notes": one.controls.get("notes", ()),
             "zero": at(0.0),
             "bar": sorted((at(0.0), at(one.gain.value))),
@@ -253,20 +160,6 @@ def _finalists(advice: Advice) -> list[dict[str, Any]]:
         }
         for one in all_
     ]
-
-
-def _damage(found: Mapping[str, Any]) -> Iterator[str]:
-    """What becomes of plain text and of unrelated questions, in words."""
-    now, was = found.get("perplexity"), found.get("perplexity_base")
-    if now is not None and was:
-        change = 100 * (now / was - 1)
-        said = "unchanged" if abs(change) < 0.05 else f"{_number(change, '+.1f')} %"
-        yield f"perplexity of plain text {now:.2f} instead of {was:.2f} ({said})"
-    if found.get("n"):
-        yield (
-            f"unrelated questions {found['unrelated_right']} of {found['n']} right instead of "
-            f"{found['unrelated_base']} ({found['mended']} mended, {found['broken']} broken)"
-        )
 
 
 def _in_order(tried: Sequence[Any]) -> list[Any]:
@@ -284,7 +177,7 @@ def _tried(one: Any) -> dict[str, Any]:
         "asked": one.asked,
         "right": one.right,
         "base_right": one.base_right,
-        "change": _number(change, "+d") if change else "0",
+        "change": words.number(change, "+d") if change else "0",
         "seconds": f"{one.seconds:.2f}",
         "dropped": "–" if one.dropped_at is None else f"after round {one.dropped_at}",
     }
@@ -360,7 +253,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
     if isinstance(value, float):
-        return _number(value, ".4g")
+        return words.number(value, ".4g")
     return str(value)
 
 

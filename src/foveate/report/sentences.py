@@ -1,0 +1,133 @@
+"""What an advice says, in sentences that one understands without having been there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..advise.advice import Advice, Figure, Finalist
+
+__all__ = [
+    "SAVED", "baseline", "change", "chosen", "counts", "damage", "headline", "number", "ratio",
+    "signed",
+]  # fmt: skip
+
+SAVED = {"speed": "time", "memory": "peak memory"}
+"""What is saved, by goal."""
+
+
+def headline(advice: Advice) -> tuple[str, str]:
+    """What to do, and why, in a sentence each that one understands without having been there."""
+    verdict, n = advice.verdict, len(advice.baseline.right)
+    best = verdict.finalists[0] if verdict.finalists else None
+    if verdict.recommended != "nothing" and best is not None:
+        one = chosen(advice) or best
+        verb = "Change the prompt:" if one.kind == "prompt" else "Change this:"
+        return verb, f"{one.name}. {_brings(one, advice.goal)}; {_costs(one, advice.goal)}."
+    if verdict.folds == 0:
+        more = f": {verdict.needed} would do" if verdict.needed else ""
+        return "Change nothing yet:", f"{n} questions are too few to tell{more}."
+    if best is None:
+        return "Change nothing:", f"nothing that was tried did better on these {n} questions."
+    if best.gain.value <= 0:
+        told = (
+            f": the best, “{best.name}”, answers {counts(best)}" if _counted(advice, best) else ""
+        )
+        return "Change nothing:", f"nothing that was tried did better{told}."
+    tail = "which may be chance"
+    if best.gain.low > 0 and best.p < verdict.alpha:
+        tail = "but it was not chosen beforehand, and of several the best one looks good by chance"
+    return (
+        "Change nothing:",
+        f"the best of what was tried, “{best.name}”, is not proved. "
+        f"{_brings(best, advice.goal)}, {tail}.",
+    )
+
+
+def _counted(advice: Advice, one: Finalist) -> bool:
+    return advice.goal == "accuracy" and one.base_right is not None
+
+
+def chosen(advice: Advice) -> Finalist | None:
+    """The finalist that is recommended; None where nothing is."""
+    named = advice.verdict.recommended
+    return next((one for one in advice.verdict.finalists if one.name == named), None)
+
+
+def _brings(one: Finalist, goal: str) -> str:
+    if goal != "accuracy":
+        saved = signed(one.gain, 100, " %")
+        right = "" if one.base_right is None else f" and answers {counts(one)}"
+        return f"It saves {saved} of the {SAVED[goal]}{right}"
+    gain = f"{signed(one.gain, 100, ' points')}"
+    return f"It answers {counts(one)}: {gain}" if one.base_right is not None else f"It gains {gain}"
+
+
+def counts(one: Finalist) -> str:
+    """Right answers now, and of the model as it is."""
+    assert one.base_right is not None
+    now = one.base_right + one.mended - one.broken
+    return f"{now} of {one.gain.n} right instead of {one.base_right}"
+
+
+def _costs(one: Finalist, goal: str) -> str:
+    words = [ratio(one.seconds.value, "time")] if goal != "speed" else []
+    if one.memory is not None and goal != "memory":
+        words.append(ratio(one.memory, "memory"))
+    told = [word for word in words if not word.startswith("the same")] or words[:1]
+    if not told:
+        return "it costs nothing else that was measured"
+    return f"it {'takes' if 'less' in told[0] else 'costs'} {' and '.join(told)}"
+
+
+def ratio(value: float, what: str) -> str:
+    """A ratio of what something takes, in words."""
+    more = round(100 * (value - 1))
+    if not more:
+        return f"the same {what}"
+    if value >= 2:
+        return f"{value:.1f} × the {what}"
+    return f"{abs(more)} % {'more' if more > 0 else 'less'} {what}"
+
+
+def change(value: float) -> str:
+    """A ratio as a change: ``+4 %``, ``× 2.5``."""
+    return f"× {value:.1f}" if value >= 2 else f"{number(100 * (value - 1), '+.0f')} %"
+
+
+def signed(figure: Figure, scale: float, unit: str) -> str:
+    """A gain with its interval."""
+    value, low, high = (scale * one for one in (figure.value, figure.low, figure.high))
+    return f"{number(value, '+.0f')}{unit} (95 %: {number(low, '.0f')} to {number(high, '.0f')})"
+
+
+def number(value: float, form: str) -> str:
+    """A number with a true minus, and no sign on 0."""
+    said = format(value, form)
+    return said.lstrip("+-") if float(said) == 0 else said.replace("-", "−")
+
+
+def damage(found: Mapping[str, Any]) -> Iterator[str]:
+    """What becomes of plain text and of unrelated questions, in words."""
+    now, was = found.get("perplexity"), found.get("perplexity_base")
+    if now is not None and was:
+        more = 100 * (now / was - 1)
+        said = "unchanged" if abs(more) < 0.05 else f"{number(more, '+.1f')} %"
+        yield f"perplexity of plain text {now:.2f} instead of {was:.2f} ({said})"
+    if found.get("n"):
+        yield (
+            f"unrelated questions {found['unrelated_right']} of {found['n']} right instead of "
+            f"{found['unrelated_base']} ({found['mended']} mended, {found['broken']} broken)"
+        )
+
+
+def baseline(advice: Advice) -> str:
+    """The model as it is."""
+    base = advice.baseline
+    peak = "" if base.memory is None else f", {base.memory / 2**20:.0f} MiB at its peak"
+    low, high = (f"{100 * one:.0f}" for one in (base.accuracy.low, base.accuracy.high))
+    return (
+        f"{sum(base.right)} of {len(base.right)} right ({100 * base.accuracy.value:.0f} %; 95 %: "
+        f"{low} to {high}), {base.seconds:.2f} s a question{peak}"
+    )
