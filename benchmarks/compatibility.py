@@ -103,16 +103,19 @@ def page(result: dict[str, Any]) -> str:
     """``docs/compatibility.md`` of the results."""
     places, methods = result["places"], STABLE
     exceptions: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    alone: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    alone: dict[tuple[str, Any], dict[str, set[str]]] = defaultdict(dict)
     sentences: dict[Any, str] = {}
     for title, found in places.items():
         for row in [*found["refused"], *found["wrong"]]:
             key = row["methods"][0], row["methods"][1]
             exceptions[key][title].add(row["padded"] or "not padded")
             sentences.setdefault(key, row["why"])
+        sides: dict[str, set[str]] = defaultdict(set)
         for row in found["alone"]:
-            (who,) = row["methods"]
-            alone[who][title].add(row["padded"] or "not padded")
+            sides[row["methods"][0]].add(row["padded"] or "not padded")
+        for row in found["alone"]:  # refused on one side of padding, or altogether
+            who = row["methods"][0], tuple(sorted(sides[row["methods"][0]]))
+            alone[who][title] = sides[row["methods"][0]]
             sentences.setdefault(who, row["why"])
     total = {k: sum(p[k] for p in places.values()) for k in ("equal", "asked")}
     refused, wrong = (sum(len(p[k]) for p in places.values()) for k in ("refused", "wrong"))
@@ -159,7 +162,7 @@ def page(result: dict[str, Any]) -> str:
     ] or ["None."]
     lines.append("\n## Refused by themselves\n")
     lines += [
-        f"- `{who}`: {_places(tuple((t, tuple(sorted(h))) for t, h in there.items()), places)}. "
+        f"- `{who[0]}`: {_places(tuple((t, tuple(sorted(h))) for t, h in there.items()), places)}. "
         f"*{sentences[who]}*"
         for who, there in alone.items()
     ] or ["None."]
