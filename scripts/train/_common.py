@@ -96,7 +96,7 @@ def fit(
         torch.save(state, file.with_suffix(".new"))
         os.replace(file.with_suffix(".new"), file)
 
-    sums: dict[str, float] = {}
+    means: dict[str, list[float]] = {}  # since the last line of the curve
     step = start
     try:
         while step < steps and not stop and time.monotonic() - began < 60 * minutes:
@@ -110,18 +110,18 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             step += 1
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / report
+                means.setdefault(name, []).append(float(value.detach()))
             if step % report == 0:
                 seconds = round(spent + time.monotonic() - began)
                 line = {
                     "step": step,
                     "seconds": seconds,
-                    **{k: round(v, 4) for k, v in sums.items()},
+                    **{k: round(sum(v) / len(v), 4) for k, v in means.items()},
                 }
                 with file.with_suffix(".jsonl").open("a", encoding="utf-8") as curve:
                     print(json.dumps(line), file=curve)
                 print(json.dumps(line), flush=True)
-                sums = {}
+                means = {}
             if also is not None:
                 also(step)
             if time.monotonic() - saved > 120:
