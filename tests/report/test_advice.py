@@ -75,8 +75,14 @@ def test_verdicts_without_a_finalist() -> None:
     assert "nothing that was tried did better" in headline(none)[1]
     worse = finalist(gain=Figure(-0.1, -0.2, 0.0, 50), mended=0, broken=5)
     assert headline(nothing(verdict=replace(given, finalists=(worse,))))[1] == (
-        "nothing that was tried did better: the best, “closest passage × 5”, answers 3 of 50 right "
-        "instead of 8."
+        "nothing that was tried did better. “closest passage × 5” answers 3 of 50 right instead "
+        "of 8."
+    )
+    both = (worse, finalist("quote first", gain=Figure(0.2, 0.0, 0.4, 50)))
+    assert headline(nothing(verdict=replace(given, finalists=both)))[1] == (
+        "no gain is proved. What was chosen, “closest passage × 5”, answers 3 of 50 right instead "
+        "of 8; “quote first” looks better (+20 points (95 %: 0 to 40)), but was not chosen "
+        "beforehand."
     )
     lucky = finalist(gain=Figure(0.2, 0.1, 0.3, 50), p=0.01)
     shown = headline(nothing(verdict=replace(given, finalists=(lucky,))))[1]
@@ -124,6 +130,12 @@ def test_bars_share_one_axis() -> None:
     assert 'class="bar" style="left:11.11%;width:69.45%"' in page
     assert 'class="bar unsure" style="left:8.33%;width:2.78%"' in page  # a loss goes to the left
     assert 'class="whisker" style="left:0.0%;width:16.67%"' in page
+
+
+def test_it_says_on_which_questions() -> None:
+    assert "each half's choice is asked the other half" in render(advice())
+    once = advice(verdict=replace(advice().verdict, folds=1))
+    assert "All on the half that did not choose." in render(once)
 
 
 def test_a_gain_of_nothing_has_an_axis() -> None:

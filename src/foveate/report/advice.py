@@ -102,6 +102,7 @@ def _view(advice: Advice) -> dict[str, Any]:
         "gain_of": _GAIN_OF[advice.goal],
         "finalists": finalists,
         "alpha": verdict.alpha,
+        "folds": verdict.folds,
         "tried": [_tried(one) for one in _in_order(advice.tried)],
         "examples": [_example(one, chosen is not None) for one in advice.examples],
         "command": advice.command,

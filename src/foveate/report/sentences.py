@@ -30,11 +30,15 @@ def headline(advice: Advice) -> tuple[str, str]:
         return "Change nothing yet:", f"{n} questions are too few to tell{more}."
     if best is None:
         return "Change nothing:", f"nothing that was tried did better on these {n} questions."
-    if best.gain.value <= 0:
-        told = (
-            f": the best, “{best.name}”, answers {counts(best)}" if _counted(advice, best) else ""
+    top = max(verdict.finalists, key=lambda one: one.gain.value)
+    told = f" answers {counts(best)}" if _counted(advice, best) else f": {_gain(best, advice.goal)}"
+    if top.gain.value <= 0:
+        return "Change nothing:", f"nothing that was tried did better. “{best.name}”{told}."
+    if top is not best:  # the first one is what was chosen
+        return "Change nothing:", (
+            f"no gain is proved. What was chosen, “{best.name}”,{told}; “{top.name}” looks better "
+            f"({_gain(top, advice.goal)}), but was not chosen beforehand."
         )
-        return "Change nothing:", f"nothing that was tried did better{told}."
     tail = "which may be chance"
     if best.gain.low > 0 and best.p < verdict.alpha:
         tail = "but it was not chosen beforehand, and of several the best one looks good by chance"
@@ -55,12 +59,16 @@ def chosen(advice: Advice) -> Finalist | None:
     return next((one for one in advice.verdict.finalists if one.name == named), None)
 
 
+def _gain(one: Finalist, goal: str) -> str:
+    return signed(one.gain, 100, " points" if goal == "accuracy" else f" % {SAVED[goal]} saved")
+
+
 def _brings(one: Finalist, goal: str) -> str:
     if goal != "accuracy":
         saved = signed(one.gain, 100, " %")
         right = "" if one.base_right is None else f" and answers {counts(one)}"
         return f"It saves {saved} of the {SAVED[goal]}{right}"
-    gain = f"{signed(one.gain, 100, ' points')}"
+    gain = _gain(one, goal)
     return f"It answers {counts(one)}: {gain}" if one.base_right is not None else f"It gains {gain}"
 
 
