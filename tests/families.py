@@ -210,6 +210,23 @@ def build(name: str, implementation: str | None = None) -> Any:
     return model
 
 
+def llama_of(vocabulary: int) -> Any:
+    """A tiny random llama that a real tokenizer's ids fit, its weights spread likewise."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, pad_token_id=2, eos_token_id=2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.25)
+    return model
+
+
 def inputs(
     name: str, batch: int = 2, length: int = 11, padded: str | None = None
 ) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import foveate as fv
-from families import build, inputs
+from families import build, inputs, llama_of
 from foveate.check import exact
 from foveate.check.subject import Failed, NotApplicable, Subject
 from foveate.cli import app, check, common
@@ -30,19 +30,7 @@ WINDOW = fv.Policy([fv.SlidingWindow(8, sinks=1)], name="window")
 
 @pytest.fixture(scope="module")
 def tiny(smollm2: tuple[Any, Any]) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(smollm2[1]), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, pad_token_id=2, eos_token_id=2,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.25)
-    return model
+    return llama_of(len(smollm2[1]))
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from families import llama_of
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -20,16 +22,4 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def chats(smollm2: tuple[Any, Any]) -> tuple[Any, Any]:
     """A tiny random model with the embedded tokenizer, which knows chats."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(smollm2[1]), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, pad_token_id=2, eos_token_id=2,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.25)
-    return model, smollm2[1]
+    return llama_of(len(smollm2[1])), smollm2[1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import foveate as fv
 from families import build, inputs, logits
 from foveate import FoveateError, patterns
-from foveate.decoding import DeCoRe, Sampling, ViewDecoder
+from foveate.decoding import ChunkedPrefill, DeCoRe, Sampling, ViewDecoder
 from foveate.find.scores import HeadScores, ModelId
 from foveate.methods import SetActivations
 from foveate.methods._scope import Scope
@@ -43,6 +43,7 @@ PLAIN = [
     SetActivations(1, {(0, 3): -2.5, (4, 1): 0.0}),
     fv.AutoPASTA({0: [1], 1: [2, 3]}, by="likelihood", unit="passage"),
     DeCoRe([(0, 1), (1, 2)], alpha=0.5, plausibility=0.1, sampling=Sampling(0.7, top_p=0.9)),
+    ChunkedPrefill(64, batch_size=2),
     fv.Tuned(
         [(WINDOW, {0: (0, 2), 1: (1,)}), (patterns.Strided(3), {0: (1,)})],
         ModelId("tiny", "LlamaForCausalLM", "0" * 16),
