@@ -25,7 +25,7 @@ from .harness import RESULTS, machine
 TITLES = {
     "real": "Fifty held-out questions over six notes each",
     "arithmetic": "No gain to find: sums",
-    "letters": "No gain to find: letters of a word",
+    "unknown": "No gain to find: facts that stand nowhere",
     "missing": "No gain to find: the answer is not in the notes",
     "wins": "A simple prompt wins: twelve passages",
     "qwen2": "A second family: Qwen2's class, questions with choices",
@@ -74,7 +74,7 @@ def real(small: bool) -> None:
 
 def nulls(small: bool) -> None:
     """Three runs where attention is not the trouble."""
-    for name in ("arithmetic", "letters", "missing"):
+    for name in ("arithmetic", "unknown", "missing"):
         records = getattr(data, name)(12 if small else 60)
         asked(name, records, 1.5 if small else 5, small=small)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import string
 import time
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,6 @@ from typing import Any
 from foveate.tasks import Distractors
 
 SEED = 20_261  # of the held-out questions; nothing was tuned on it
-_WORDS = (
-    "harbour lantern window garden basket meadow pepper candle thunder bottle saddle ribbon copper "
-    "feather mirror kettle orchard pillow anchor blanket carpet hammer ladder needle pocket shovel "
-    "tunnel velvet walnut yellow bridge cheese dragon engine forest goblet hunter island jacket"
-).split()
 
 
 def _asked(task: Distractors, **more: Any) -> list[dict[str, Any]]:
@@ -63,18 +57,10 @@ def arithmetic(n: int) -> list[dict[str, Any]]:
     ]
 
 
-def letters(n: int) -> list[dict[str, Any]]:
-    """A letter of a word, by its place."""
-    rng = random.Random(SEED)
-    found = []
-    for k in range(n):
-        word, place = _WORDS[k % len(_WORDS)], rng.randrange(2, 6)
-        said = ("second", "third", "fourth", "fifth")[place - 2]
-        found.append(
-            {"prompt": f"What is the {said} letter of the word “{word}”? Answer with one letter.",
-             "answer": word[place - 1], "choices": list(string.ascii_lowercase)}
-        )  # fmt: skip
-    return found
+def unknown(n: int) -> list[dict[str, Any]]:
+    """The questions to the notes, without any notes."""
+    task = Distractors(template="messages", passages=2, n=n, seed=SEED + 2)
+    return [{"prompt": one["prompt"], "answer": one["answer"]} for one in _asked(task)]
 
 
 def missing(n: int) -> list[dict[str, Any]]:
@@ -120,7 +106,7 @@ _COLOURS = tuple("red blue green pink gold grey black white".split())
 def recall(folder: str, n: int, seconds: float, seed: int = SEED) -> list[dict[str, Any]]:
     """Train a small GPT-2 on "whose key has which colour", and ask it over longer lists.
 
-    It learns on lists of two to four people; it is asked about eight.
+    It learns on lists of two to eight people, for minutes; it is asked about eight.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -132,7 +118,7 @@ def recall(folder: str, n: int, seconds: float, seed: int = SEED) -> list[dict[s
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<end>")
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(words), n_positions=128, n_embd=96, n_layer=3, n_head=4,
+        GPT2Config(vocab_size=len(words), n_positions=2048, n_embd=96, n_layer=3, n_head=4,
                    resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, pad_token_id=0,
                    bos_token_id=1, eos_token_id=1)
     )  # fmt: skip
@@ -141,7 +127,7 @@ def recall(folder: str, n: int, seconds: float, seed: int = SEED) -> list[dict[s
     began, step = time.monotonic(), 0
     while time.monotonic() - began < seconds:
         best.param_groups[0]["lr"] = 2e-3 * min(1.0, (step + 1) / 100)
-        texts = [_line(rng, rng.randint(2, 4)) for _ in range(48)]
+        texts = [_line(rng, rng.randint(2, 8)) for _ in range(48)]
         ids = tokenizer([" ".join(t) for t in texts], return_tensors="pt", padding=True)
         labels = ids["input_ids"].masked_fill(ids["attention_mask"] == 0, -100)
         loss = model(**ids, labels=labels).loss
@@ -154,7 +140,7 @@ def recall(folder: str, n: int, seconds: float, seed: int = SEED) -> list[dict[s
     Path(folder).mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    print(f"gpt2: {step} steps, loss {float(loss):.3f}", flush=True)
+    print(f"gpt2: {step} steps, loss {loss.item():.3f}", flush=True)
     found = []
     for _ in range(n):
         facts, (who, colour) = _facts(rng, 8)

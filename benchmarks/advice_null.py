@@ -28,7 +28,7 @@ from .harness import RESULTS, machine
 
 MATRICES = RESULTS / "advice_matrices.json"
 # what is recorded: with fewer than 100 items (two folds) and with more (one split)
-RECORDED = {"notes": (data.notes, 50, 24), "facts": (data.facts, 120, 12)}
+RECORDED = {"notes": (data.notes, 50, 24), "facts": (data.facts, 120, 20)}
 
 
 def record(small: bool) -> None:

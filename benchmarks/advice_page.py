@@ -9,7 +9,7 @@ from typing import Any
 from .harness import RESULTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "advice_figures.md"
-NAMES = ("real", "wins", "qwen2", "gpt2", "arithmetic", "letters", "missing")
+NAMES = ("real", "wins", "qwen2", "gpt2", "arithmetic", "unknown", "missing")
 HEAD = """# What advice is worth
 
 Written by `python -m benchmarks.advice` from `benchmarks/results/advice_*.json`: runs of

@@ -253,7 +253,9 @@ class Advice:
                              "policy": _policy(one["policy"])})
             for one in verdict["finalists"]
         )  # fmt: skip
-        base = {k: tuple(v) if isinstance(v, list) else v for k, v in data["baseline"].items()}
+        base: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data["baseline"].items()
+        }
         return cls(
             goal=data["goal"],
             verdict=_made(Verdict, verdict),

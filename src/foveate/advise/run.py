@@ -31,7 +31,7 @@ from .diagnosis import Diagnosis, diagnose
 from .examples import examples
 from .goals import GOALS
 from .live import Live
-from .search import Searched, search
+from .search import REFUSALS, Searched, search
 from .split import ALPHA, MARGIN, split, too_few
 from .verdict import verdict
 from .words import not_in_time, too_few_to_tell
@@ -255,7 +255,7 @@ class _Advising:
                     seed=self.seed, seconds=plan.diagnosis,
                     progress=lambda done, of: self.tell("diagnosis", f"{done} of {of}"),
                 )  # fmt: skip
-            except FoveateError as error:
+            except REFUSALS as error:
                 self.notes.append(f"No diagnosis: {error}")
                 return None
             self.journal.add(key, {"diagnosis": found.to_dict()})
@@ -300,7 +300,7 @@ class _Advising:
             try:
                 made = made or controls(self.model, self.tokenizer)
                 return dict(made.measure(policy))
-            except FoveateError as error:
+            except REFUSALS as error:  # plain text longer than the model reads, say
                 self.notes.append(f"No controls of {policy.name}: {error}")
                 return {}
             finally:

@@ -23,6 +23,8 @@ __all__ = ["FINALISTS", "Rung", "Searched", "choose", "rungs", "search"]
 
 FINALISTS = 3
 _FIRST = 4  # items that every candidate is asked, at least
+REFUSALS = (FoveateError, IndexError, RuntimeError, ValueError)
+"""What a candidate may raise that does not go with a model: a prompt past its positions, say."""
 _KINDS = ("nothing", "prompt", "method", "pattern")
 
 
@@ -129,7 +131,7 @@ def search(
                 have = len(found[one.name])
                 try:
                     found[one.name] += ask(one, items[have : rung.items])
-                except FoveateError as error:  # one that does not go here is no reason to stop
+                except REFUSALS as error:  # one that does not go here is no reason to stop
                     refused[one.name] = str(error)
                     alive = [other for other in alive if other is not one]
             reached, settled = rung.items, alive

@@ -14,7 +14,7 @@ from ..tasks import Item
 from .advice import Figure, Finalist, Verdict
 from .ask import Answered, Ask, OutOfTime
 from .goals import changes, gains, loss_bound, seconds_before
-from .search import FINALISTS, Searched, choose
+from .search import FINALISTS, REFUSALS, Searched, choose
 from .split import ALPHA, MARGIN, Fold, items_needed
 from .words import Found, reason
 
@@ -78,17 +78,17 @@ def verdict(
         raise FoveateError(f"{len(folds)} folds and {len(searched)} searches were given.")
     pooled, known = _Pairs([], []), {}
     finished = True
-    for fold, one in zip(folds, searched, strict=True):
+    for fold, part in zip(folds, searched, strict=True):
         here = [items[i] for i in fold.reporting]
         mine = [base[i] for i in fold.reporting]
         try:
-            found = mine if one.chosen is nothing else ask(one.chosen, here)
+            found = mine if part.chosen is nothing else ask(part.chosen, here)
         except OutOfTime:
             finished = False
             break
         pooled.base += mine
         pooled.found += found
-    everyone = list({c.name: c for one in searched for c in one.finalists}.values())
+    everyone = list({c.name: c for part in searched for c in part.finalists}.values())
     chosen = nothing
     if finished:
         for one in everyone:
@@ -138,11 +138,13 @@ def _asked(
     base: Sequence[Answered],
     folds: Sequence[Fold],
 ) -> _Pairs | None:
-    """A finalist on what reports: with two folds on all items; None where the time ran out."""
+    """A finalist on what reports: with two folds on all items; None where the time ran out,
+    or where it does not go with them.
+    """
     where = [i for fold in folds for i in fold.reporting]
     try:
         return _Pairs([base[i] for i in where], ask(one, [items[i] for i in where]))
-    except OutOfTime:
+    except (OutOfTime, *REFUSALS):
         return None
 
 
@@ -179,7 +181,7 @@ def _claim(
 
 def _gain(goal: str, pairs: _Pairs, samples: int) -> Figure:
     values = gains(goal, pairs.base, pairs.found)
-    low, high = paired_bootstrap(np.zeros(len(values)), values, samples=samples)
+    low, high = paired_bootstrap([0.0] * len(values), values.tolist(), samples=samples)
     return Figure(float(values.mean()), low, high, len(values))
 
 
