@@ -71,6 +71,9 @@ def test_verdicts_without_a_finalist() -> None:
         "Change nothing yet:",
         "50 questions are too few to tell: 80 would do.",
     )
+    short = replace(few, settings={"n": 50, "of": 90})
+    said = "the time held 50 of 90 questions, too few to tell: 80 would do."
+    assert headline(short) == ("Change nothing yet:", said)
     none = nothing(verdict=replace(given, finalists=()))
     assert "nothing that was tried did better" in headline(none)[1]
     worse = finalist(gain=Figure(-0.1, -0.2, 0.0, 50), mended=0, broken=5)
@@ -154,7 +157,7 @@ def test_it_says_when_the_time_ran_out(make: Callable[..., Advice]) -> None:
     whole = make()
     assert "The time ran out" not in render(whole)
     late = make(settings={**whole.settings, "complete": False})
-    assert "The time ran out. The 15.0 minutes allowed" in text_of(render(late))
+    assert "The time ran out. The 15 minutes allowed" in text_of(render(late))
 
 
 def test_change_nothing_shows_no_after() -> None:

@@ -272,14 +272,15 @@ def _split(advice: Advice) -> str:
 
 def _unasked(advice: Advice) -> Iterator[str]:
     yield (
-        "Questions unlike these. The gain is that of questions of the same kind and length; for "
+        "Questions unlike these. All of this is of questions of the same kind and length; for "
         "others, ask again with some of them."
     )
     yield "Sampling. Every question was asked once, greedily; with a temperature replies vary."
-    yield (
-        "Why. The shades show where the model looked, not what decided: what was hidden or raised "
-        "to see if it mattered stands under “What is wrong”."
-    )
+    if any(one.before_weights for one in advice.examples):
+        yield (
+            "Why. The shades show where the model looked, not what decided: what was hidden or "
+            "raised to see if it mattered stands under “What is wrong”."
+        )
     if advice.settings.get("of", 0) > advice.settings.get("n", 0):
         yield "All of the questions: the time does not hold them; a seeded sample was asked."
     yield from advice.settings.get("notes", ())

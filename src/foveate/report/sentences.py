@@ -27,7 +27,9 @@ def headline(advice: Advice) -> tuple[str, str]:
         return verb, f"{one.name}. {_brings(one, advice.goal)}; {_costs(one, advice.goal)}."
     if verdict.folds == 0:
         more = f": {verdict.needed} would do" if verdict.needed else ""
-        return "Change nothing yet:", f"{n} questions are too few to tell{more}."
+        of = advice.settings.get("of", n)
+        some = f"the time held {n} of {of} questions," if of > n else f"{n} questions are"
+        return "Change nothing yet:", f"{some} too few to tell{more}."
     if best is None:
         return "Change nothing:", f"nothing that was tried did better on these {n} questions."
     top = max(verdict.finalists, key=lambda one: one.gain.value)
