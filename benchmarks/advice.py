@@ -113,7 +113,7 @@ PARTS = {one.__name__: one for one in (real, record, null, nulls, wins, second)}
 
 def main(names: list[str] | None = None) -> None:
     """Run the parts named (none: the simulation alone), and write the page."""
-    given = sys.argv[1:] if names is None else names
+    given = [one for one in (names or sys.argv[1:]) if one != "advice"]  # python -m benchmarks
     small = "--small" in given
     for name in [one for one in given if one != "--small"] or ["null"]:
         if name not in PARTS:

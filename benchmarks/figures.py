@@ -37,7 +37,8 @@ def main() -> None:
     """Render every result there is."""
     parts = [HEAD]
     for path in sorted(RESULTS.glob("*.json")):
-        if path.stem.startswith("peers_") or path.stem in OWN_PAGE:  # benchmarks.peers, …
+        # benchmarks.peers, benchmarks.advice, …
+        if path.stem.startswith(("peers_", "advice_")) or path.stem in OWN_PAGE:
             continue
         found = json.loads(path.read_text())
         where = found["machine"]
