@@ -33,7 +33,13 @@ N, SEED, PASSAGES, BATCH = 12, 11, 6, 6
 def more() -> Iterator[Idea]:
     """Strengths and places beside those that are tried, to see whether they are well set."""
     near, line = "closest passage", "closest sentence"
-    for region, gain in ((near, 30), ("question", 2), ("instruction", 5), ("passages", 5)):
+    for region, gain in (
+        (near, 30),
+        (line, 2),
+        ("question", 2),
+        ("instruction", 5),
+        ("passages", 5),
+    ):
         yield Idea(f"{region} × {gain}", "", methods=(fv.Emphasize(region, float(gain)),))
     for region, gain, a, b in (
         (near, 5, 10, 20), (near, 5, 10, 25), (near, 5, 20, 30), (near, 12, 10, 25),
@@ -45,8 +51,8 @@ def more() -> Iterator[Idea]:
         here = fv.Emphasize(near, 5.0, phase=phase)
         yield Idea(f"{near} × 5, {phase} only", "", methods=(here,))
     for rewrite, gain in (
-        ("closest passage last", 2), ("closest passage first", 5), ("question twice", 5),
-        ("quote first", 5), ("instructions twice", 5), ("closest passages only", 5),
+        ("closest passage last", 2), ("closest passage first", 5), ("quote first", 5),
+        ("instructions twice", 5), ("closest passages only", 5),
     ):  # fmt: skip
         name = f"{rewrite} + {near} × {gain}"
         yield Idea(name, "", (rewrite,), (fv.Emphasize(near, float(gain)),))

@@ -76,8 +76,8 @@ def test_without_context_what_needs_one_is_left_out(chats):
     items = Questions.of([{"prompt": "Is it so? Say yes or no.", "answer": "yes"}]).items()
     found = names(candidates(*chats, items))
     assert found == [
-        "nothing", "instructions twice", "short answer", "question × 5", "instruction × 2", "ACT",
-        "first token × 0.5", "first token × 1.5",
+        "nothing", "question × 5", "instruction × 2", "instructions twice", "short answer",
+        "first token × 0.5", "first token × 1.5", "ACT",
     ]  # fmt: skip
     told = left_out(*chats, items)
     assert {*told, *found} == {n.replace("15–29", "3–5") for n in ALL}

@@ -1,4 +1,4 @@
-"""Collateral damage: measured on what is of no concern to a policy, and told where there is none."""
+"""Collateral damage: measured on what is of no concern to a policy, and told where it is none."""
 
 from __future__ import annotations
 

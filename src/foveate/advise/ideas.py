@@ -76,26 +76,25 @@ def accurate(depth: int) -> list[Idea]:
     return [
         Idea("nothing", "the model as it is"),
         gain("closest passage", 5),
-        gain("closest sentence", 5),
         *([gain("closest passage", 5, late, _LATE)] if late else []),
-        prompt("closest passages only"),
-        prompt("closest passage first"),
+        gain("closest sentence", 5),
         pair("closest passage last", "closest passage", 5),
+        pair("question twice", "closest passage", 5),
         gain("closest sentence", 12),
         gain("closest passage", 12),
-        gain("closest passage", 2),
-        gain("closest sentence", 2),
-        prompt("passages by similarity"),
-        prompt("closest passage last"),
-        prompt("quote first"),
-        prompt("question twice"),
         Idea("AutoPASTA × 5", told, methods=(_autopasta(5.0),), needs=("closest passage",)),
-        prompt("instructions twice"),
-        prompt("short answer"),
+        prompt("closest passage first"),
+        prompt("closest passages only"),
+        gain("closest passage", 2),
+        prompt("passages by similarity"),
         gain("question", 5),
         gain("instruction", 2),
+        prompt("instructions twice"),
+        prompt("question twice"),
         gain("passages", 2),
-        Idea("ACT", "attention that sinks in mid-sentence is given back", methods=(ACT(),)),
+        prompt("quote first"),
+        prompt("closest passage last"),
+        prompt("short answer"),
         *(
             Idea(f"first token × {by:g}", why, methods=(ZeroTuning(by),))
             for by, why in (
@@ -103,6 +102,7 @@ def accurate(depth: int) -> list[Idea]:
                 (1.5, "more for the first token evens out the rest"),
             )
         ),
+        Idea("ACT", "attention that sinks in mid-sentence is given back", methods=(ACT(),)),
     ]
 
 
