@@ -119,6 +119,8 @@ def test_it_says_what_was_found() -> None:
         "13.5 minutes",
         "foveate 0.1.0, torch 2.13.0",
         "foveate compare --model smollm2 --task mine.jsonl --policy policy.toml",
+        "Emphasize('closest passage', gain=5)",
+        "policy.toml is the file under",
         "✓ right",
         "✗ wrong",
         "outlined 35 % of the attention · sink 50 %",
