@@ -8,6 +8,7 @@ Flow matching with logit-normal times, as Stable Diffusion 3; the text encoder l
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from foveate.models.pipelines import ShapesDiTPipeline
 
 WIDTH, HEADS, LAYERS, PATCH = 128, 4, 4, 4
+NOISY = 1.0  # mean of the times' logits; the scheduler's shift is e to this
 
 
 def build() -> Trained:
@@ -52,7 +54,7 @@ def pipeline(trained: Trained) -> ShapesDiTPipeline:
     """The averaged model, ready to draw."""
     return ShapesDiTPipeline(
         transformer=trained.average["denoiser"],
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=round(math.exp(NOISY), 1)),
         text_encoder=trained.average["encoder"],
         tokenizer=trained.words,
     )
@@ -66,7 +68,8 @@ def loss_of(trained: Trained, size: int, compiled: bool) -> Any:
     def loss(step: int) -> dict[str, Tensor]:
         pictures, texts, noise = batch(step, size)
         tokens, pooled = trained.read(texts)
-        time = torch.randn(size, generator=noise).sigmoid()
+        # Uniform things are seen through much noise, so that is where shapes are decided.
+        time = (NOISY + torch.randn(size, generator=noise)).sigmoid()
         pure = torch.randn(pictures.shape, generator=noise)
         part = time[:, None, None, None]
         with torch.autocast("cpu", torch.bfloat16):
