@@ -31,7 +31,7 @@ from .measure import Measure
 from .pasta import PASTA
 from .select import Select
 from .sparse import DeltaCorrection
-from .tuned import Tuned
+from .tuned import Choice, Tuned
 from .zerotuning import ZeroTuning
 
 __all__ = ["STABLE", "Stable", "Target"]
@@ -147,10 +147,11 @@ def _tuned(at: Target, again: bool) -> tuple[Any, ...]:
             "give it a pattern with fv.Select(pattern, stack=…)."
         )
     heads = at.q[1]
-    near: tuple[int, ...]
-    far: tuple[int, ...]
     near, far = ((heads - 1,), (1,)) if again else (tuple(range(heads // 2, heads)), (0,))
-    choices = [(at.window(5), {0: near}), (at.window(3), {0: far, at.layers - 1: far})]
+    choices: list[Choice] = [
+        (at.window(5), {0: near}),
+        (at.window(3), {0: far, at.layers - 1: far}),
+    ]
     return (Tuned(choices, ModelId.of(at.model), (at.layers, heads)),)
 
 
