@@ -10,6 +10,7 @@ from .harness import RESULTS
 PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
 OWN_PAGE = (
     "architectures",
+    "candidates",
     "compatibility",
     "literature",
     "sparse_quality",
