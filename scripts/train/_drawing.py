@@ -100,7 +100,7 @@ CARD = """# {name}
 | parameters | {parameters:,} (text encoder included), stored as float16 |
 | pictures | 32 × 32 pixels, plain background, things of {least} to {most} pixels |
 | knows | {kinds} |
-| trained on | {steps:,} batches of {batch} pictures, {pairs:.0%} of them with two things |
+| trained on | {steps:,} batches of {batch} pictures, {pairs} of them with two things |
 | time | {minutes:.0f} minutes, one thread of a shared CPU |
 
 `pipeline, _ = fv.load("{name}")`, then `pipeline("a red circle and a blue square",
@@ -146,7 +146,7 @@ def ship(trained: Any, pipeline: Any, name: str, about: str, folder: Path, size:
         kinds=f"{_listed(c for _, c in KINDS)} × {_listed(s for s, _ in KINDS)}",
         steps=told["steps"],
         batch=size,
-        pairs=PAIRS,
+        pairs=f"{100 * PAIRS:.0f} %",
         minutes=told["seconds"] / 60,
         n=told["one"]["n"],
         rows="\n".join(rows),
