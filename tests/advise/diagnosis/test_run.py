@@ -145,12 +145,12 @@ def test_time_makes_a_seeded_balanced_sample(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_can_be_afforded_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    items, right = counting.items(12, 0)
+    items, right = counting.items(18, 0)
     cases = [run.Places.of(item, good) for item, good in zip(items, right, strict=True)]
     clock = iter([0.0, 4.0] * 3)  # a batch of 4 takes 4 s: an answer 1 s, an item 4 answers
     monkeypatch.setattr(run.time, "perf_counter", lambda: next(clock))
     model = counting.model()
-    for seconds, fit in ((36.0, 8), (51.0, 8), (52.0, 12)):
+    for seconds, fit in ((36.0, 12), (67.0, 12), (68.0, 16)):
         assert run._affordable(model, words.tokenizer(), cases, seconds, 4, 1) == fit
 
 

@@ -27,7 +27,7 @@ from .words import sentences, verdict
 __all__ = ["diagnose"]
 
 _LATE = 1.5  # times the seconds given, after which no more items are begun
-_SIZES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_SIZES = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def diagnose(
@@ -71,7 +71,7 @@ def diagnose(
         Of the sample, of which other passage is raised, and of the tests' draws.
     seconds : float, optional
         Aim at this: a sample of the items, failing and passing in turns, is looked at. Its size is
-        rounded (8, 12, 16, 24, 32, …), so that small differences in speed do not change it. No
+        rounded (12, 16, 24, 32, …), so that small differences in speed do not change it. No
         more are begun after 1.5 times as long. Default: all items.
     progress : callable, optional
         Called with (answers given, answers in all).
