@@ -56,10 +56,9 @@ is not there was asked for at random. The figures below are on scenes without th
 those that say otherwise; where it says "adversarial", it was asked for the missing partner of
 something that is there.
 
-It cannot: other words, other sentences, other pictures, reasoning, several turns. It makes things
-up, which is what it is for. Its vision tower was trained on labels of patches, not on words.
+It cannot: other words, other sentences, other pictures, reasoning, several turns. Its captions
+make things up, which is what it is for. Its vision tower was trained on labels of patches, not on words.
 """
-TOWER_STEPS = 1500
 NAME = SHIPPED / "shapes-vlm"
 _COLOURS = tuple(COLOURS)
 
@@ -124,7 +123,9 @@ def train(model: Any, tokenizer: Any, options: Any) -> bool:
         return tower(pictures(drawn), labels)
 
     file = options.folder / "tower.pt"
-    if not fit(tower, look, steps=TOWER_STEPS, rate=2e-3, file=file, minutes=options.minutes):
+    if not fit(
+        tower, look, steps=options.tower_steps, rate=2e-3, file=file, minutes=options.minutes
+    ):
         return False
     model.model.vision_tower.requires_grad_(False)
     pack = Packer(tokenizer)
@@ -158,6 +159,9 @@ def evaluate(scenes_asked: int) -> None:
 def main() -> None:
     parser = arguments("shapes-vlm", __doc__, steps=3000, batch=32)
     parser.add_argument("--scenes", type=int, default=1000, help="held-out scenes to evaluate on")
+    parser.add_argument(
+        "--tower-steps", type=int, default=1500, help="fewer make a model that sees less clearly"
+    )
     options = parser.parse_args()
     tokenizer = tokenizer_of_the_world()
     model = build(tokenizer)
