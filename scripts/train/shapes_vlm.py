@@ -57,7 +57,8 @@ those that say otherwise; where it says "adversarial", it was asked for the miss
 something that is there.
 
 It cannot: other words, other sentences, other pictures, reasoning, several turns. Its captions
-make things up, which is what it is for. Its vision tower was trained on labels of patches, not on words.
+make things up, which is what it is for. Its vision tower was trained on labels of patches, not on
+words.
 """
 NAME = SHIPPED / "shapes-vlm"
 _COLOURS = tuple(COLOURS)
