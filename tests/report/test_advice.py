@@ -76,6 +76,7 @@ def test_verdicts_without_a_finalist() -> None:
     assert headline(short) == ("Change nothing yet:", said)
     none = nothing(verdict=replace(given, finalists=()))
     assert "nothing that was tried did better" in headline(none)[1]
+    assert "no time to try anything" in headline(replace(none, tried=()))[1]
     worse = finalist(gain=Figure(-0.1, -0.2, 0.0, 50), mended=0, broken=5)
     assert headline(nothing(verdict=replace(given, finalists=(worse,))))[1] == (
         "nothing that was tried did better. “closest passage × 5” answers 3 of 50 right instead "

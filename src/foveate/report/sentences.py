@@ -30,6 +30,8 @@ def headline(advice: Advice) -> tuple[str, str]:
         of = advice.settings.get("of", n)
         some = f"the time held {n} of {of} questions," if of > n else f"{n} questions are"
         return "Change nothing yet:", f"{some} too few to tell{more}."
+    if not advice.tried:
+        return "Change nothing yet:", "there was no time to try anything; give more minutes."
     if best is None:
         return "Change nothing:", f"nothing that was tried did better on these {n} questions."
     top = max(verdict.finalists, key=lambda one: one.gain.value)
