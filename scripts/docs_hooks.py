@@ -33,6 +33,7 @@ PAGES = {
     "layers": ("Layers", ("foveate.layers",)),
     "tasks": ("Tasks", ("foveate.tasks",)),
     "evaluate": ("Evaluating", ("foveate.evaluate", "foveate.statistics")),
+    "advise": ("Advice and policies", ("foveate.advise", "foveate.policy")),
     "literature": ("The literature", ("foveate.catalog", "foveate.catalog.cards")),
     "errors": ("Errors", ("foveate.errors",)),
 }
