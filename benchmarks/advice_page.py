@@ -83,6 +83,12 @@ def _run(kept: dict[str, Any]) -> list[str]:
                 f"| {one['mended']} | {one['broken']} | {one['seconds']['value']:.2f} × |"
             )
         lines.append("")
+        if verdict["folds"] == 2:
+            lines += [
+                "For the one that was chosen each half's choice is asked the other half; the others "
+                "are asked all questions, to compare.",
+                "",
+            ]
     if advice["tried"]:
         said = ", ".join(
             f"{one['name']} {one['right']}/{one['asked']} ({one['base_right']})"
