@@ -85,8 +85,8 @@ def _run(kept: dict[str, Any]) -> list[str]:
         lines.append("")
         if verdict["folds"] == 2:
             lines += [
-                "For the one that was chosen each half's choice is asked the other half; the others "
-                "are asked all questions, to compare.",
+                "For the one that was chosen each half's choice is asked the other half; the "
+                "others are asked all questions, to compare.",
                 "",
             ]
     if advice["tried"]:
