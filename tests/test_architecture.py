@@ -25,7 +25,7 @@ ORDER = (
     ("_implements", "errors"),
     ("engine", "statistics", "display"),
     ("patterns",),
-    ("adapters", "prompt", "load", "attach", "results"),
+    ("adapters", "prompt", "load", "models", "attach", "results"),
     ("methods", "cache", "decoding", "find", "layers", "tasks"),
     ("inspection", "check", "evaluate", "policy", "advise", "catalog", "report"),
     ("cli", "ui", "__main__"),
@@ -153,7 +153,8 @@ def test_arrows_that_are_allowed(tmp_path: Path) -> None:
 
 def test_importing_foveate_loads_no_heavy_library() -> None:
     """transformers and its like take seconds to import: they come with their first use."""
-    heavy = ("transformers", "diffusers", "pandas", "gradio", "plotly")
+    heavy = ("transformers", "diffusers", "pandas", "gradio", "plotly", "scipy", "sklearn", "PIL",
+             "jinja2")  # fmt: skip
     code = (
         "import sys, foveate\n"
         "assert foveate.__file__, 'src/foveate has no __init__.py'\n"

@@ -20,11 +20,6 @@ from words import ITEMS, tokenizer
 ALL = [(layer, head) for layer in range(2) for head in range(4)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def profile(**changes: Any) -> HeadScores:
     given = {"region": "context", "max_new_tokens": 3, **changes}
     return profile_heads(build("llama"), tokenizer(), ITEMS, **given)
