@@ -53,7 +53,7 @@ def advised(
     """Split, search and verdict."""
     ask, every = recorded(outcomes, seconds), items(len(outcomes["nothing"]))
     base = ask(NOTHING, every)
-    folds = split([one.right for one in base], seed)
+    folds = split([one.right for one in base], seed, goal)
     found = [
         search(ask, [NOTHING, *pool], [every[i] for i in fold.tuning],
                [base[i] for i in fold.tuning], answers=answers, goal=goal)

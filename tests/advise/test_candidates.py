@@ -10,7 +10,7 @@ import torch
 import foveate as fv
 from families import build
 from foveate import FoveateError
-from foveate.advise.candidates import candidates, left_out
+from foveate.advise.candidates import candidates, competing, given, left_out
 from foveate.advise.ideas import accurate, cheap
 from foveate.tasks import IOI, Distractors, Item, Questions, answer
 from words import tokenizer as words
@@ -101,6 +101,40 @@ def test_half_of_the_items_must_fit_and_all_where_it_asks_by_itself(chats, notes
     assert "2 of 5 items" in left_out(*chats, mixed)["AutoPASTA × 5"]
     most = [*notes[:1], *plain.items()]
     assert "closest passage × 5" not in names(candidates(*chats, most))
+
+
+def test_what_is_given_competes_first(chats, notes, tmp_path):
+    model, _ = chats
+    pool = candidates(*chats, notes)
+    mine = fv.Policy([fv.Emphasize("question", 3.0)], name="closest passage × 5")
+    same = fv.Policy((), ["question twice"], name="asked twice")
+    path = mine.for_model(model).save(tmp_path / "mine.toml")
+    own = [given(path, model), given(same, model), given(fv.Policy(), model)]
+    found = competing(pool, own)
+    assert names(found)[:3] == ["nothing", "closest passage × 5 (2)", "asked twice"]
+    assert "question twice" not in names(found) and len(found) == len(pool) + 1
+    assert found[1].kind == "method" and found[2].kind == "prompt" and found[2].parts == 1
+    assert competing(pool, []) == pool
+    unnamed = competing(pool, [given(fv.Policy([fv.ZeroTuning(0.7)]), model)])[1]
+    assert unnamed.name == "nothing (2)"  # no other may bear that name
+
+
+@pytest.mark.parametrize(
+    ("one", "why"),
+    [
+        (7, "policies or their files"),
+        ("nowhere.toml", "no such file"),
+        (fv.Policy([fv.Emphasize("evidence", 3.0)], name="x"), "no rule finds"),
+        (fv.Policy([fv.methods.Shift("q", torch.ones(2, 16))], name="x"), "holds tensors"),
+        (fv.Policy([fv.ACT()], name="x", grid=(3, 2)), ""),
+    ],
+)
+def test_what_is_given_must_be_for_this_model_and_told_as_text(chats, one, why):
+    if not why:
+        one = fv.Policy(one.methods, name="x").for_model(build("llama"))
+        why = "layers"
+    with pytest.raises(FoveateError, match=why):
+        given(one, chats[0])
 
 
 def test_raw_text_is_not_told_how_to_answer(chats):

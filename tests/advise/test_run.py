@@ -14,7 +14,7 @@ import torch
 from foveate.advise import Advice, advise, run
 from foveate.advise.ask import OutOfTime
 from foveate.advise.candidates import Candidate, candidates
-from foveate.advise.clock import Clock, planned, sampled
+from foveate.advise.clock import Clock, Plan, planned, sampled
 from foveate.advise.live import Live
 from foveate.advise.run import read
 from foveate.errors import FoveateError
@@ -36,14 +36,6 @@ class Oracle:
     def generate(self, model: Any, tokenizer: Any, items: Any, max_new_tokens: int) -> list[str]:
         self._asked += [item.id for item in items]
         return [item.answer if int(item.id) % self.every == 0 else "?" for item in items]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +158,8 @@ def test_no_time_is_an_answer_too(
     assert not found.settings["complete"] or found.settings["n"] < N
     assert not found.verdict.claimed and found.verdict.recommended == "nothing"
     assert time.monotonic() - began < 20 and "more minutes" in found.verdict.reason
+    found = advise(*tiny, questions, minutes=1e-9, progress=False)  # not even for one batch
+    assert found.verdict.recommended == "nothing" and not found.baseline.ids
 
     def late(self: Any, *given: Any) -> list[str]:
         raise OutOfTime
@@ -189,12 +183,101 @@ def test_the_whole_way_with_real_candidates(
     assert "change nothing" in page.lower() or found.verdict.claimed
 
 
+def test_a_journal_does_not_mix_runs_that_differ(
+    tiny: Any, questions: Any, pool: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    few = replace(questions, records=questions.records[:14])  # of the same file: --n 14
+    asked = [advise(*tiny, one, minutes=5, resume=path, progress=False, **more).settings
+             for one, more in ((few, {}), (questions, {}), (questions, {"batch_size": 3}),
+                               (questions, {"goal": "memory"}))]  # fmt: skip
+    assert [one["n"] for one in asked] == [14, N, N, N]
+    # whoever is asked three at a time, or alone, takes other seconds and bytes
+    assert asked[2]["asked"] == 3 * N and asked[3]["asked"] == N  # too few for memory: as it is
+
+
+def test_an_answer_to_what_is_rewritten_or_marked_otherwise_is_not_taken_over(
+    tiny: Any, questions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items, journal = questions.items()[:2], Journal(None)
+    one = Candidate(Policy((), ["short answer"], name="x"), "prompt", 1, "")
+    for said, count in (("Be brief.", 2), ("Be brief.", 0), ("Say little.", 2)):
+        monkeypatch.setattr("foveate.policy.rewrites.SHORT", said)
+        live = Live(*tiny, questions, items, journal, {})
+        live(one, items)
+        assert live.asked == count
+
+
+def test_what_is_given_competes(tiny: Any, questions: Any, pool: Any) -> None:
+    mine = Policy((), ["question twice"], name="mine")
+    lost = Policy([Emphasize("instruction", 2.0)], name="lost")
+    found = advise(*tiny, questions, minutes=5, progress=False, policies=[mine, lost])
+    tried = {one.name: one for one in found.tried}
+    assert list(tried) == ["mine", "lost", "all", "some"] and tried["mine"].asked == N
+    assert tried["lost"].asked == 0 or tried["lost"].why == "it was given"
+    assert found.verdict.recommended == "all"
+    with pytest.raises(FoveateError, match="policies or their files"):
+        advise(*tiny, questions, policies=[3])
+
+
+def test_what_the_time_does_not_hold_is_named(
+    tiny: Any, questions: Any, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "planned", lambda *a: Plan(N, N, 0.0))
+    found = advise(*tiny, questions, minutes=5, progress=False)
+    assert [one.name for one in found.tried] == ["all"] and found.verdict.claimed
+    assert found.settings["left_out"] == {"some": "the time does not hold it"}
+    assert "The time held 1 of 2 things to try." in found.settings["notes"]
+
+
+def test_questions_longer_than_the_model_reads_are_refused_by_name(
+    smollm2: Any, questions: Any
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=len(smollm2[1]), n_embd=16, n_layer=1, n_head=2, n_positions=24,
+                        eos_token_id=2, bos_token_id=1)  # fmt: skip
+    model = GPT2LMHeadModel(config).eval()
+    with pytest.raises(FoveateError, match=r"The longest of them, '\d+', has \d+ tokens.* 24"):
+        advise(model, smollm2[1], questions, minutes=1, progress=False)
+
+
+def test_the_words_begin_as_the_page_does(tiny: Any, questions: Any, pool: Any) -> None:
+    from foveate.report.sentences import headline
+
+    found = advise(*tiny, questions, minutes=5, progress=False)
+    assert repr(found).splitlines()[0] == " ".join(headline(found))
+    assert repr(found).startswith("Change this: all. It answers 20 of 20 right instead of 0")
+
+
+@pytest.mark.parametrize("goal", ["speed", "memory"])
+def test_seconds_and_bytes_are_measured_beside(
+    tiny: Any, goal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Distractors("facts", passages=2, n=53)
+    task = Questions.of(
+        [{"prompt": one.marks["question"], "context": list(one.info["passages"]), "answer": r".*",
+          "check": "regex"} for one in made.items()], name="mine", max_new_tokens=1,
+    )  # fmt: skip
+    shorter = Candidate(Policy((), ["closest passages only"], name="less"), "prompt", 1, "")
+    same = Candidate(Policy((), ["question twice"], name="same"), "prompt", 1, "")
+    made_up = [Candidate(Policy(), "nothing", 0, ""), shorter, same]
+    monkeypatch.setattr(run, "candidates", lambda *a, **k: made_up)
+    monkeypatch.setattr(run._Advising, "_diagnosis", lambda *a: None)
+    monkeypatch.setattr(run._Advising, "_controls", lambda self: None)
+    found = advise(*tiny, task, minutes=5, goal=goal, progress=False)
+    assert found.verdict.folds == 2 and len(found.tried) == 2 and found.goal == goal
+    assert all(one.mended == one.broken == 0 for one in found.verdict.finalists)
+    assert "5.0 points" in found.verdict.reason
+
+
 def test_speed_is_measured_beside_the_model_as_it_is(tiny: Any, questions: Any) -> None:
     items = questions.items()[:3]
     live = Live(*tiny, questions, items, Journal(None), {}, batch_size=1, beside=True)
     one = Candidate(Policy([Emphasize("closest passage", 2.0)], name="x"), "method", 1, "")
     found = live(one, items)
     assert all(answer.beside is not None and answer.beside > 0 for answer in found)
+    assert all((one.beside_memory is None) == (one.memory is None) for one in found)
     assert live.cost(one, items) is not None
     live.until = 0.0
     with pytest.raises(OutOfTime):
@@ -206,6 +289,9 @@ def test_plans_are_whole_and_forgiving() -> None:
     near = planned(50, 1.0, 900), planned(50, 1.05, 900)
     assert near[0] == near[1] and near[0].items == 50 and near[0].answers > 100
     assert planned(5000, 1.0, 900).items == 200
+    # three at most, all of them asked everything: then nothing is left to report
+    assert 3 * 24 > planned(24, 4.0, 300).answers >= 24
+    assert planned(100, 1.0, 400, beside=True).items < 100
     assert planned(50, 1.0, 900, beside=True).answers < near[0].answers
     assert sampled(3, 10, 0) == sampled(3, 10, 0) != sampled(3, 10, 1)
     assert Clock(60).left("search") < Clock(60).left()
@@ -218,6 +304,8 @@ def test_plans_are_whole_and_forgiving() -> None:
         ({"minutes": 0}, "above 0"),
         ({"minutes": True}, "above 0"),
         ({"margin": 2}, "between 0 and 1"),
+        ({"batch_size": 0}, "whole number from 1"),
+        ({"seed": -1}, "whole number from 0"),
         ({"data": 7}, "dicts with prompt and answer"),
         ({"data": "none.jsonl"}, "no such file"),
         ({"model": 3}, "a model that generates"),

@@ -84,6 +84,25 @@ def test_out_of_time_the_last_whole_round_counts() -> None:
     assert not found.complete and found.chosen.name == "c13"
 
 
+def test_out_of_time_in_the_first_round_those_asked_all_of_it_count() -> None:
+    found = searched(Counting(matrix(), limit=30 * 16))
+    assert not found.complete and found.chosen.name == "c13"
+    found = searched(Counting(matrix(), limit=30 * 13))
+    assert {one.name for one in found.finalists} < {f"c{i}" for i in range(13)}
+
+
+def test_what_the_answers_do_not_hold_is_named() -> None:
+    found = searched(matrix(), answers=95)
+    assert found.complete and len(found.tried) + len(found.left_out) == len(POOL)
+    assert found.left_out[-1] == "c19"
+
+
+def test_nothing_to_try_is_no_lack_of_time() -> None:
+    every = items(9)
+    found = search(matrix(9), [NOTHING], every, matrix(9)(NOTHING, every), answers=99)
+    assert found.complete and found.chosen is NOTHING and not found.tried
+
+
 def test_without_one_whole_round_nothing_is_chosen() -> None:
     found = searched(Counting(matrix(), limit=3))
     assert not found.complete and found.chosen is NOTHING and not found.finalists

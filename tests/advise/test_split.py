@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foveate.advise.split import items_needed, split, too_few
+from foveate.advise.split import in_all, items_needed, split, too_few
 from foveate.errors import FoveateError
 from foveate.statistics import mcnemar
 
@@ -17,11 +17,11 @@ OUTCOMES = st.lists(st.booleans(), min_size=2, max_size=130)
 @given(OUTCOMES, st.integers(0, 99))
 def test_halves_are_disjoint_whole_and_alike(right: list[bool], seed: int) -> None:
     folds = split(right, seed)
-    assert len(folds) == (1 if len(right) >= 100 else 2)
     a, b = folds[0].tuning, folds[0].reporting
     assert sorted(a + b) == list(range(len(right)))
     assert abs(len(a) - len(b)) <= 1
     assert abs(sum(right[i] for i in a) - sum(right[i] for i in b)) <= 1
+    assert (len(folds) == 1) == (len(right) >= 100 and sum(not right[i] for i in b) >= 6)
     if len(folds) == 2:
         assert (folds[1].tuning, folds[1].reporting) == (b, a)
     assert split(right, seed) == folds
@@ -33,6 +33,22 @@ def test_every_beginning_has_its_share_of_failures(right: list[bool], seed: int)
     share = sum(right[i] for i in part) / max(1, len(part))
     for m in range(len(part)):
         assert abs(sum(right[i] for i in part[:m]) - share * m) <= 2
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "goal", "folds"),
+    [(94, 6, "accuracy", 2), (188, 12, "accuracy", 1), (70, 30, "accuracy", 1),
+     (90, 13, "speed", 2), (91, 13, "speed", 1), (99, 1, "memory", 2)],
+)  # fmt: skip
+def test_a_half_that_could_tell_nothing_does_not_report_alone(
+    right: int, wrong: int, goal: str, folds: int
+) -> None:
+    assert len(split([True] * right + [False] * wrong, 3, goal)) == folds
+
+
+def test_where_one_half_reports_twice_as_many_are_needed() -> None:
+    assert in_all(99) == 99 and in_all(100) == 200
+    assert (too_few([True] * 41 + [False] * 5) or 0) == in_all(items_needed(5.5 / 94, 0.0) or 0)
 
 
 def test_another_seed_is_another_split() -> None:

@@ -74,6 +74,59 @@ def test_halves_that_choose_differently_are_told() -> None:
     assert found.finalists[0].gain.value == pytest.approx((mixed - sum(rows["nothing"])) / n)
 
 
+def test_what_no_half_chose_is_not_recommended() -> None:
+    """It entered no test, however good it looks on all items."""
+    from foveate.advise.search import Searched
+    from foveate.advise.split import split
+
+    n = 60
+    rows = {"nothing": [0] * n, "a": coins(n, 0.6, 1), "b": [1] * n}
+    ask, every = recorded(rows), items(n)
+    base = ask(NOTHING, every)
+    folds = split([one.right for one in base], 0)
+    found = verdict(ask, NOTHING, every, base, folds, [Searched(A, (A, B), (), True)] * 2,
+                    samples=500)  # fmt: skip
+    assert found.claimed and found.recommended == "a" and found.choices == ("a", "a")
+    assert "Both halves chose the same: a." in found.reason
+    one = Searched(NOTHING, (A,), (), True), Searched(A, (A, B), (), True)
+    found = verdict(ask, NOTHING, every, base, folds, one, samples=500)
+    assert found.recommended == "a" and "chose differently (nothing; a)" in found.reason
+    assert "not that of this policy alone" in found.reason
+
+
+@pytest.mark.parametrize("n", [60, 120])
+def test_what_is_chosen_and_does_not_go_with_what_reports_is_told(n: int) -> None:
+    from foveate.advise.search import search
+    from foveate.advise.split import split
+
+    ask, every = recorded({"nothing": [0] * n, "a": [1] * n}), items(n)
+    base = ask(NOTHING, every)
+    folds = split([one.right for one in base], 0)
+    found = [search(ask, [NOTHING, A], [every[i] for i in fold.tuning], base[: len(fold.tuning)],
+                    answers=999) for fold in folds]  # fmt: skip
+
+    def refuses(one, some):
+        if one is A:
+            raise IndexError("position 70 of 64")
+        return ask(one, some)
+
+    said = verdict(refuses, NOTHING, every, base, folds, found, samples=500)
+    assert not said.claimed and said.recommended == "nothing" and not said.finalists
+    assert "does not go with all of the questions" in said.reason and "70 of 64" in said.reason
+
+
+@pytest.mark.parametrize(("complete", "sentence"), [(True, "Nothing of what"), (False, "no time")])
+def test_where_nothing_was_compared_nothing_is_said_of_it(complete: bool, sentence: str) -> None:
+    from foveate.advise.search import Searched
+    from foveate.advise.split import split
+
+    ask, every = recorded({"nothing": [0] * 40}), items(40)
+    base = ask(NOTHING, every)
+    found = verdict(ask, NOTHING, every, base, split([False] * 40, 0),
+                    [Searched(NOTHING, (), (), complete)] * 2, samples=100)  # fmt: skip
+    assert sentence in found.reason and "was tried was better" not in found.reason
+
+
 def test_a_gain_within_chance_says_how_many_items_it_would_take() -> None:
     n = 40
     base = [0, 1, 1, 1] * 10
@@ -110,6 +163,14 @@ def test_speed_that_may_lose_answers_is_not() -> None:
     assert not found.claimed and found.recommended == "nothing"
 
 
+def test_memory_is_compared_with_what_was_taken_beside() -> None:
+    from foveate.advise.ask import Answered
+
+    before = [Answered("0", "", True, 1.0, 900)]
+    after = [Answered("0", "", True, 1.0, 500, beside=1.0, beside_memory=500)]
+    assert gains("memory", before, after).tolist() == [0.0]
+
+
 def test_memory_is_told_where_it_is_known() -> None:
     from foveate.advise.ask import Answered
 
@@ -123,3 +184,14 @@ def test_bad_input() -> None:
         verdict(recorded({"nothing": [1]}), NOTHING, [], [], [], [])
     with pytest.raises(FoveateError, match="No answer of 'a'"):
         recorded({"nothing": [1]})(A, items(1))
+
+
+def test_what_looks_better_is_told_by_answers_to_the_same_items() -> None:
+    """A cross-fitted gain is of two policies: the chosen one's own answers are what compares."""
+    from foveate.advise.verdict import _better, _Pairs
+
+    ask = recorded({"nothing": [0] * 50, "a": [1] * 40 + [0] * 10, "b": [1] * 38 + [0] * 12})
+    every, other = items(50), candidate("b")
+    known = {c.name: _Pairs(ask(NOTHING, every), ask(c, every)) for c in (A, other)}
+    assert _better(A, [A, other], known, "accuracy") is None
+    assert _better(other, [other, A], known, "accuracy") == "a"

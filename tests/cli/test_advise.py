@@ -63,6 +63,22 @@ def test_from_a_file_to_a_policy_and_a_page(run: Any, mine: Path, tmp_path: Path
     assert not list((tmp_path / "home" / "advise").iterdir())  # ended: nothing to take up
 
 
+def test_what_one_has_competes(
+    run: Any, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    def stopped(*_: Any, policies: Any, **more: Any) -> None:
+        given.extend(one.name for one in policies)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "find", stopped)
+    files = [str(Policy((), [name], name=name).save(tmp_path / f"{k}.toml"))
+             for k, name in enumerate(("question twice", "quote first"))]  # fmt: skip
+    run("--data", str(mine), "--policy", files[0], "--policy", files[1])
+    assert given == ["question twice", "quote first"]
+
+
 def test_json_is_all_there_is_on_stdout(run: Any, mine: Path) -> None:
     done = run("--data", str(mine), "--minutes", "0.5", "--max-new-tokens", "2", "--json")
     said = json.loads(done.stdout)
@@ -86,10 +102,12 @@ def test_an_interrupt_says_how_to_go_on(
         (["--data", "nowhere.jsonl"], "no such file"),
         (["--data", "distractors", "--check", "exact"], "checks its own answers"),
         (["--data", "distractors", "--goal", "fame"], "it is one of accuracy"),
+        (["--data", "distractors", "--policy", "nowhere.toml"], "no such file"),
         (["--data", "distractors", "--out", "/nowhere/policy.toml"], "no such folder"),
         (["--data", "distractors", "--report", "/nowhere/a.html"], "no folder"),
     ],
 )
-def test_refusals(run: Any, given: list[str], sentence: str) -> None:
+def test_refusals(run: Any, given: list[str], sentence: str, tmp_path: Path) -> None:
     done = run(*given)
     assert isinstance(done.exception, FoveateError) and sentence in str(done.exception)
+    assert not list(tmp_path.glob("home/advise/*"))

@@ -64,6 +64,15 @@ def test_other_verdicts(changed: Advice, verb: str, said: str) -> None:
     assert got[0] == verb and said in got[1]
 
 
+def test_a_gain_of_two_choices_is_not_said_to_be_one_policys() -> None:
+    given = advice().verdict
+    same = replace(given, choices=(given.recommended,) * 2)
+    assert "It answers 33 of 50" in headline(advice(verdict=same))[1]
+    other = replace(given, choices=(given.recommended, "quote first"))
+    said = headline(advice(verdict=other))[1]
+    assert "What each half chose, asked the other half, answers 33 of 50" in said
+
+
 def test_verdicts_without_a_finalist() -> None:
     given = nothing().verdict
     few = nothing(verdict=replace(given, finalists=(), folds=0, needed=80))
@@ -76,7 +85,9 @@ def test_verdicts_without_a_finalist() -> None:
     assert headline(short) == ("Change nothing yet:", said)
     none = nothing(verdict=replace(given, finalists=()))
     assert "nothing that was tried did better" in headline(none)[1]
-    assert "no time to try anything" in headline(replace(none, tried=()))[1]
+    late = {**none.settings, "complete": False}
+    assert "no time to try anything" in headline(replace(none, tried=(), settings=late))[1]
+    assert "nothing of what there is to try goes" in headline(replace(none, tried=()))[1]
     worse = finalist(gain=Figure(-0.1, -0.2, 0.0, 50), mended=0, broken=5)
     assert headline(nothing(verdict=replace(given, finalists=(worse,))))[1] == (
         "nothing that was tried did better. “closest passage × 5” answers 3 of 50 right instead "

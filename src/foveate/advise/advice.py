@@ -146,6 +146,9 @@ class Verdict:
     folds : int
         1: one tuning and one reporting part. 2: cross-fitted. 0: too few items, nothing was tried.
     alpha : float
+    choices : tuple of str
+        What each tuning part chose: with two folds the first finalist's figures are of these, each
+        on the other half.
     """
 
     claimed: bool
@@ -155,6 +158,7 @@ class Verdict:
     needed: int | None
     folds: int
     alpha: float
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -247,6 +251,7 @@ class Advice:
         from .diagnosis import Diagnosis
 
         verdict, said = dict(data["verdict"]), data["diagnosis"]
+        verdict["choices"] = tuple(verdict.get("choices", ()))
         verdict["finalists"] = tuple(
             _made(Finalist, {**one, "gain": Figure(**one["gain"]),
                              "seconds": Figure(**one["seconds"]),

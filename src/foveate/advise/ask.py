@@ -18,7 +18,7 @@ __all__ = ["Answered", "Ask", "OutOfTime", "Recorded"]
 @dataclass(frozen=True)
 class Answered:
     """One reply: whether it is right, its share of its batch's seconds, the batch's peak bytes;
-    and, where it was taken, the seconds of the model as it is just before.
+    and, where they were taken, the seconds and bytes of the model as it is just before.
     """
 
     id: str
@@ -27,6 +27,7 @@ class Answered:
     seconds: float
     memory: int | None = None
     beside: float | None = None
+    beside_memory: int | None = None
 
 
 class OutOfTime(Exception):

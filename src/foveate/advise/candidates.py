@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from ..attach import attach
 from ..errors import FoveateError
 from ..policy import Policy
+from ..policy.file import write
 from ..policy.place import grid_of
 from ..policy.rewrites import REWRITES
 from ..policy.rules import RULES
@@ -21,7 +23,7 @@ from ..tasks import Item, prompts
 from .goals import GOALS
 from .ideas import Idea, Kind, accurate, cheap
 
-__all__ = ["Candidate", "candidates", "left_out"]
+__all__ = ["Candidate", "candidates", "competing", "given", "left_out", "tokens_of"]
 
 _SHARE = 0.5  # of the items that a candidate must fit
 _READ = 64  # items that are looked at to say what fits
@@ -92,6 +94,52 @@ def left_out(
     """What :func:`candidates` does not try here, by name, with the reason."""
     judged = _judged(model, tokenizer, items, goal)
     return {name: made for name, made in judged if isinstance(made, str)}
+
+
+def given(one: Any, model: nn.Module) -> Policy:
+    """A policy that someone has, as a competitor: for this model, and one that can be told as text.
+
+    Raises
+    ------
+    FoveateError
+        For what is no policy and no file of one, one for another model, and one with tensors.
+    """
+    policy = Policy.load(one) if isinstance(one, str | Path) else one
+    if not isinstance(policy, Policy):
+        raise FoveateError(f"policies= takes policies or their files; {one!r:.80} was given.")
+    if write(policy)[1] is not None:
+        raise FoveateError(
+            f"The policy {policy.name!r} holds tensors, and advice is kept as text: ask foveate "
+            "compare what it does."
+        )
+    return replace(policy.check_model(model), model=None)  # it was checked
+
+
+def competing(pool: Sequence[Candidate], own: Sequence[Policy]) -> list[Candidate]:
+    """The candidates, and behind "nothing" what someone has already.
+
+    What is given and on the list as well is asked once, as given; a name that another has is told
+    apart; a policy that changes nothing is "nothing", which is there.
+    """
+    made: list[Candidate] = []
+    listed = list(pool)
+    for policy in own:
+        idea = Idea(policy.name, "", tuple(policy.rewrites), tuple(policy.methods))
+        if idea.kind == "nothing":
+            continue
+        listed = [one for one in listed if _does(one.policy) != _does(policy)]
+        taken = {one.name for one in (*listed, *made)}
+        name, number = policy.name, 1
+        while name in taken:
+            number += 1
+            name = f"{policy.name} ({number})"
+        parts = len(policy.methods) + len(policy.rewrites)
+        made.append(Candidate(replace(policy, name=name), idea.kind, parts, "it was given"))
+    return [*listed[:1], *made, *listed[1:]]
+
+
+def _does(policy: Policy) -> tuple[Any, ...]:
+    return tuple(policy.rewrites), repr(policy.methods)
 
 
 def _judged(
@@ -170,8 +218,9 @@ def _misfit(model: nn.Module, tokenizer: Any, items: Sequence[Item], idea: Idea)
 
 def _length(tokenizer: Any, items: Sequence[Item]) -> int:
     """Tokens of a prompt, the median."""
-    return int(median(_tokens(prompt) for _, prompt in prompts(items, tokenizer, 1)))
+    return int(median(tokens_of(prompt) for _, prompt in prompts(items, tokenizer, 1)))
 
 
-def _tokens(prompt: Prompt) -> int:
+def tokens_of(prompt: Prompt) -> int:
+    """Of a prompt that is no batch."""
     return int(prompt.inputs["attention_mask"].sum())

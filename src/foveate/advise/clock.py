@@ -22,9 +22,11 @@ Tell = Callable[[str, str, float], None]
 ENDS = {"baseline": 0.3, "diagnosis": 0.3, "search": 0.72, "verdict": 0.88, "controls": 0.94,
         "examples": 0.98}  # fmt: skip
 _BASELINE = 0.25  # of the time at most, for asking every item once
+_BESIDE = 0.15  # the same where it is asked again beside every answer
 _DIAGNOSIS = 0.1  # of the time, aimed at
 _ASKING = 0.58  # of the time: search and verdict, at the baseline's speed and a quarter more
 _SLOWER = 1.25
+_SEARCH = 0.7  # of these, where no answers are kept for what reports
 _SIZES = (12, 16, 24, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 320, 400, 512, 640, 800, 1024)
 
 
@@ -59,7 +61,7 @@ class Plan:
     items : int
         Items that are asked at all.
     answers : int
-        That the search of one fold may ask for.
+        That the search may ask for, in all folds together.
     diagnosis : float
         Seconds that the diagnosis aims at.
     """
@@ -80,14 +82,16 @@ def planned(items: int, pace: float, seconds: float, beside: bool = False) -> Pl
         Whether the baseline is asked again beside every answer.
     """
     pace = 2.0 ** (round(2 * math.log2(max(pace, 1e-4))) / 2)
-    most = int(_BASELINE * seconds / pace)
+    most = int((_BESIDE if beside else _BASELINE) * seconds / pace)
     if items > most:
         items = max((n for n in _SIZES if n <= min(items, most)), default=min(items, most))
-    folds = 1 if items >= ONE_SPLIT else 2
     answers = _ASKING * seconds / (_SLOWER * pace * (2 if beside else 1))
-    # the finalists' reporting items; of two folds' finalists some are the same
-    reserve = FINALISTS * items / 2
-    return Plan(items, int(max(0.0, answers - reserve) / folds), _DIAGNOSIS * seconds)
+    report = FINALISTS * items / 2  # answers of the finalists; of two folds' some are the same
+    if items >= ONE_SPLIT:  # with few answers as many choose as report
+        least = min(answers / 2, report)
+    else:  # so few that all are asked everything in both folds, and none is left to report
+        least = min(_SEARCH * answers, 2 * report)
+    return Plan(items, int(max(answers - report, least)), _DIAGNOSIS * seconds)
 
 
 def sampled(count: int, of: int, seed: int) -> list[int]:

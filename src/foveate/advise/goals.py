@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import FoveateError
 from .ask import Answered
 
-__all__ = ["GOALS", "changes", "gains", "loss_bound", "seconds_before"]
+__all__ = ["GOALS", "changes", "gains", "loss_bound", "memory_before", "seconds_before"]
 
 GOALS = ("accuracy", "speed", "memory")
 
@@ -20,11 +20,12 @@ def gains(goal: str, base: Sequence[Answered], found: Sequence[Answered]) -> np.
     """
     if goal == "accuracy":
         return np.array([f.right - b.right for b, f in zip(base, found, strict=True)], float)
-    after = np.array([_cost(goal, one) for one in found])
     if goal == "speed":
+        after = np.array([one.seconds for one in found])
         before = seconds_before(base, found)
     else:
-        before = np.array([_cost(goal, one) for one in base])
+        after = np.array([_bytes(one.memory) for one in found])
+        before = np.array([_bytes(size) for size in memory_before(base, found)])
     return (before - after) / before.mean()
 
 
@@ -33,6 +34,14 @@ def seconds_before(base: Sequence[Answered], found: Sequence[Answered]) -> np.nd
     return np.array(
         [b.seconds if f.beside is None else f.beside for b, f in zip(base, found, strict=True)]
     )
+
+
+def memory_before(base: Sequence[Answered], found: Sequence[Answered]) -> list[int | None]:
+    """The same of peak bytes."""
+    return [
+        b.memory if f.beside_memory is None else f.beside_memory
+        for b, f in zip(base, found, strict=True)
+    ]
 
 
 def changes(base: Sequence[Answered], found: Sequence[Answered]) -> tuple[int, int]:
@@ -60,12 +69,10 @@ def loss_bound(mended: int, broken: int, n: int) -> float:
     return float(high)
 
 
-def _cost(goal: str, one: Answered) -> float:
-    if goal == "speed":
-        return one.seconds
-    if one.memory is None:
+def _bytes(size: int | None) -> float:
+    if size is None:
         raise FoveateError(
             "goal='memory' needs the peak memory of an answer, which this system does not tell; "
             "give goal='speed' or 'accuracy'."
         )
-    return float(max(one.memory, 1))
+    return float(max(size, 1))

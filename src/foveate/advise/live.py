@@ -46,8 +46,8 @@ class Live:
         The model and the versions, as :func:`foveate.evaluate.keys.model_facts` gives them.
     batch_size : int
     beside : bool
-        Ask the model as it is just before every batch, for a time to compare with: a machine's
-        speed drifts.
+        Ask the model as it is just before every batch, for seconds and bytes to compare with: a
+        machine's speed drifts, and a process holds more the longer it runs.
     until : float
         On the clock of :func:`time.monotonic`: no batch is begun that would end later.
     tell : callable, optional
@@ -74,7 +74,8 @@ class Live:
         policy = candidate.policy
         if candidate.name not in self._made:
             made = dict(zip([i.id for i in self.items], policy.items(self.items), strict=True))
-            self._made[candidate.name] = (described(policy), made)
+            how = [described(policy), described([REWRITES[name] for name in policy.rewrites])]
+            self._made[candidate.name] = (how, made)
         made = self._made[candidate.name][1]
         keys = {item.id: key for item, key in zip(items, self._keys(candidate, items), strict=True)}
         missing = [item for item in items if keys[item.id] not in self.journal.done]
@@ -108,7 +109,7 @@ class Live:
         Two items a round, so that batches are alike; the interval is a bootstrap over the rounds.
         None where the time does not hold it.
         """
-        key = f"cost {self._keys(candidate, items[:1])[0]} {rounds}"
+        key = f"cost {' '.join(self._keys(candidate, items[: 2 * rounds]))}"
         if key not in self.journal.done:
             made = self._made[candidate.name][1]
             some = list(items[: 2 * rounds])
@@ -125,16 +126,17 @@ class Live:
         return _ratios(self.journal.done[key]["taken"], 2)
 
     def _keys(self, candidate: Candidate, items: Sequence[Item]) -> list[str]:
-        settled: Any = self._made[candidate.name][0]
-        if self.beside and candidate.kind != "nothing":
-            settled = [settled, "beside"]
+        """By item: of the item as it is asked, so that another way to rewrite or mark it counts."""
+        how, made = self._made[candidate.name]
+        beside = self.beside and candidate.kind != "nothing"
+        settled = [how, self.batch_size, beside]  # seconds and bytes are shares of a batch's
         tokens = self.task.max_new_tokens
-        return [batch_key(self.facts, settled, [item], tokens) for item in items]
+        return [batch_key(self.facts, settled, [made[item.id]], tokens) for item in items]
 
     def _answered(self, item: Item, entry: dict[str, Any]) -> Answered:
         right = bool(self.task.right(item, entry["reply"]))
         return Answered(item.id, entry["reply"], right, entry["seconds"], entry["memory"],
-                        entry.get("beside"))  # fmt: skip
+                        entry.get("beside"), entry.get("beside_memory"))  # fmt: skip
 
     def _in_time(self, count: int) -> None:
         if time.monotonic() + self.pace * count > self.until:
@@ -149,11 +151,11 @@ class Live:
         plain = None
         if self.beside and candidate.kind != "nothing":
             known = {item.id: item for item in self.items}
-            plain = self._timed(Policy(), [known[item.id] for item in made], tokens)[1]
+            plain = self._timed(Policy(), [known[item.id] for item in made], tokens)[1:]
         said, seconds, memory = self._timed(candidate.policy, made, tokens)
         entry: dict[str, Any] = {"seconds": round(seconds / len(made), 6), "memory": memory}
         if plain is not None:
-            entry["beside"] = round(plain / len(made), 6)
+            entry |= {"beside": round(plain[0] / len(made), 6), "beside_memory": plain[1]}
         return [{"reply": reply, **entry} for reply in said]
 
     def _timed(

@@ -20,16 +20,16 @@ from ..evaluate.journal import Journal
 from ..evaluate.keys import described, model_facts, versions
 from ..policy import Policy
 from ..statistics import wilson
-from ..tasks import Item, Questions, Task
+from ..tasks import Item, Questions, Task, prompts
 from .advice import Advice, Baseline, Example, Figure, Tried, Verdict
 from .apply import command, expression, python
 from .ask import Answered, OutOfTime
-from .candidates import Candidate, candidates, left_out
+from .candidates import Candidate, candidates, competing, given, left_out, tokens_of
 from .clock import Clock, Plan, Tell, planned, sampled, shown
 from .controls import controls
 from .diagnosis import Diagnosis, diagnose
 from .examples import examples
-from .goals import GOALS
+from .goals import GOALS, gains
 from .live import Live
 from .search import REFUSALS, Searched, search
 from .split import ALPHA, MARGIN, split, too_few
@@ -53,6 +53,7 @@ def advise(
     max_new_tokens: int | None = None,
     batch_size: int = 8,
     margin: float = MARGIN,
+    policies: Sequence[Policy | str | Path] = (),
 ) -> Advice:
     """What to change in a model for these questions, with its gain; or "change nothing".
 
@@ -88,6 +89,8 @@ def advise(
         Questions asked at once. For speed and memory they are asked one by one.
     margin : float
         Accuracy that may be lost for speed or memory, as a share of the items.
+    policies : sequence of Policy or paths
+        What you have already: they compete too, before all else.
 
     Returns
     -------
@@ -97,7 +100,8 @@ def advise(
     Raises
     ------
     FoveateError
-        For data that cannot be read, an unknown goal, no time, a model that does not generate.
+        For data that cannot be read, an unknown goal, no time, a model that does not generate or
+        cannot read the questions, and policies that are not for it.
 
     Examples
     --------
@@ -106,6 +110,9 @@ def advise(
     >>> advice.policy.save("policy.toml"); advice.report("report.html")
     """
     _checked(model, goal, minutes, margin)
+    _whole("batch_size", batch_size, 1)
+    _whole("seed", seed, 0)
+    own = [given(one, model) for one in policies]
     task = read(data, check)
     if max_new_tokens is not None:
         task = replace(task, max_new_tokens=max_new_tokens)  # type: ignore[type-var]
@@ -114,7 +121,7 @@ def advise(
     with shown(progress, clock) as tell:
         made = _Advising(model, tokenizer, task, clock, journal, goal, seed, margin,
                          1 if goal != "accuracy" else batch_size, tell,
-                         str(data) if isinstance(data, str | Path) else task.name)  # fmt: skip
+                         _source(data, task), own)  # fmt: skip
         return made.advice()
 
 
@@ -130,6 +137,18 @@ def read(data: Any, check: str | None = None) -> Task:
         f"data={data!r:.80} was given; the name of a .jsonl or .csv file, a list of dicts with "
         "prompt and answer, or a task such as fv.tasks.Distractors() was wanted."
     )
+
+
+def _source(data: Any, task: Task) -> str:
+    """The data as a command takes them; records have to be written to a file first."""
+    if isinstance(data, str | Path):
+        return str(data)
+    return "mine.jsonl" if isinstance(task, Questions) else task.name
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise FoveateError(f"{name}={value!r} was given; a whole number from {least} was wanted.")
 
 
 def _checked(model: Any, goal: Any, minutes: Any, margin: Any) -> None:
@@ -161,6 +180,7 @@ class _Advising:
     batch_size: int
     tell: Callable[[str, str], None]
     source: str
+    own: Sequence[Policy] = ()
     complete: bool = True
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -171,14 +191,18 @@ class _Advising:
         if len({item.id for item in every}) != len(every):
             raise FoveateError("Two items have the same id; ids must differ.")
         self.facts = {**model_facts(self.model, self.tokenizer), **versions()}
-        self.fingerprint = getattr(self.task, "fingerprint", None) or _digest(
-            [described(item) for item in every]
-        )
+        told = [described(item) for item in every]
+        self.fingerprint = getattr(self.task, "fingerprint", None) or _digest(told)
+        # what a plan and a diagnosis hang on: a file's fingerprint is that of all its lines
+        self.asks = [self.facts, told, self.seed, self.goal, self.task.max_new_tokens,
+                     self.batch_size]  # fmt: skip
         self.live = Live(self.model, self.tokenizer, self.task, every, self.journal, self.facts,
-                         self.batch_size, self.goal == "speed")  # fmt: skip
+                         self.batch_size, self.goal != "accuracy")  # fmt: skip
         plan = self._plan(every)
         items = [every[i] for i in sampled(plan.items, len(every), self.seed)]
         base = self._baseline(items)
+        if base:
+            self.notes += self._too_long(items)
         answered = {one.id for one in base}
         items = [item for item in items if item.id in answered]
         right = [one.right for one in base]
@@ -216,12 +240,16 @@ class _Advising:
     # -- the stages --------------------------------------------------------------------------------
     def _plan(self, every: Sequence[Item]) -> Plan:
         """From the speed of a first batch; the journal's own, where there is one."""
-        asked = [self.facts, self.fingerprint, self.seed, self.clock.seconds, self.goal]
-        key = "plan " + _digest(asked)
+        key = "plan " + _digest([self.asks, self.clock.seconds])
         if key not in self.journal.done:
             self._stage("baseline")
             some = sampled(self.batch_size, len(every), self.seed)
-            first = self.live(_AS_IT_IS, [every[i] for i in some])
+            try:
+                first = self._as_it_is([every[i] for i in some])
+            except OutOfTime:  # it was spent on reading
+                return Plan(0, 0, 0.0)
+            if self.goal == "memory":
+                gains(self.goal, first, first)  # refuses a system that does not tell it
             pace = sum(one.seconds for one in first) / len(first)
             plan = planned(len(every), pace, self.clock.seconds, self.live.beside)
             self.journal.add(key, {"plan": asdict(plan)})
@@ -232,11 +260,39 @@ class _Advising:
         found: list[Answered] = []
         try:
             for start in range(0, len(items), self.batch_size):
-                found += self.live(_AS_IT_IS, items[start : start + self.batch_size])
+                found += self._as_it_is(items[start : start + self.batch_size])
         except OutOfTime:
             self.complete = False
             found = self.live.known(_AS_IT_IS, items)
         return found
+
+    def _as_it_is(self, items: Sequence[Item]) -> list[Answered]:
+        """What the model as it is cannot be asked, nothing can."""
+        try:
+            return self.live(_AS_IT_IS, items)
+        except FoveateError:
+            raise
+        except REFUSALS as error:
+            lengths = [tokens_of(prompt) for _, prompt in prompts(items, self.tokenizer, 1)]
+            named = items[lengths.index(max(lengths))].id
+            raise FoveateError(
+                f"The model cannot be asked these questions as they are ({error}). The longest of "
+                f"them, {named!r}, has {max(lengths)} tokens, and "
+                f"{self.task.max_new_tokens} may follow; the model reads {self._reads() or '?'}."
+            ) from error
+
+    def _too_long(self, items: Sequence[Item]) -> list[str]:
+        most = self._reads()
+        if most is None:
+            return []
+        over = sum(tokens_of(one) > most for _, one in prompts(items, self.tokenizer, 1))
+        said = f"{over} of {len(items)} questions are longer than the {most} tokens that the model"
+        return [f"{said} was made for."] if over else []
+
+    def _reads(self) -> int | None:
+        """The positions that the model was made for."""
+        config = getattr(self.model, "config", None)
+        return getattr(config, "max_position_embeddings", None)
 
     def _diagnosis(
         self, items: Sequence[Item], right: Sequence[bool], plan: Plan
@@ -245,7 +301,7 @@ class _Advising:
         if seconds < plan.diagnosis / 2 or not items:
             return None
         ids = [item.id for item in items]
-        key = "diagnosis " + _digest([self.facts, self.fingerprint, self.seed, plan.diagnosis, ids])
+        key = "diagnosis " + _digest([self.asks, plan.diagnosis, ids, list(right)])
         if key not in self.journal.done:
             self.tell("diagnosis", "")
             try:
@@ -267,18 +323,26 @@ class _Advising:
         # the diagnosis saw all items: a choice that leans on it would have seen those that report
         pool = candidates(self.model, self.tokenizer, items, self.goal)
         self.left_out = left_out(self.model, self.tokenizer, items, self.goal)
+        pool = competing(pool, self.own)
         nothing = pool[0]
-        folds = split([one.right for one in base], self.seed)
+        folds = split([one.right for one in base], self.seed, self.goal, self.margin)
         began, room = time.monotonic(), self.clock.left("search")
         found: list[Searched] = []
         for number, fold in enumerate(folds, 1):
             self._stage("search", began + room * number / len(folds))
             found.append(
                 search(self.live, pool, [items[i] for i in fold.tuning],
-                       [base[i] for i in fold.tuning], answers=plan.answers, goal=self.goal,
+                       [base[i] for i in fold.tuning], answers=plan.answers // len(folds),
+                       goal=self.goal,
                        margin=self.margin)
             )  # fmt: skip
         self.complete &= all(one.complete for one in found)
+        late = [name for name in found[0].left_out if all(name in one.left_out for one in found)]
+        self.left_out |= dict.fromkeys(late, "the time does not hold it")
+        if late:
+            self.notes.append(
+                f"The time held {len(pool) - 1 - len(late)} of {len(pool) - 1} things to try."
+            )
         self._stage("verdict")
         made = verdict(
             self.live, nothing, items, base, folds, found, goal=self.goal, margin=self.margin,
@@ -340,6 +404,8 @@ class _Advising:
             "p": best.p, "mended": best.mended, "broken": best.broken,
             "seconds": best.seconds.value,
         }  # fmt: skip
+        if found.folds == 2:
+            figures["of"] = f"what each half chose ({'; '.join(found.choices)}), on the other half"
         data = {"name": self.task.name, "fingerprint": self.fingerprint, "n": n, "seed": self.seed}
         return replace(policy.for_model(self.model), data=data, figures=figures)
 

@@ -49,12 +49,15 @@ class Searched:
     tried : tuple of Tried
     complete : bool
         False where the time ran out first.
+    left_out : tuple of str
+        Candidates for which there were not enough answers.
     """
 
     chosen: Candidate
     finalists: tuple[Candidate, ...]
     tried: tuple[Tried, ...]
     complete: bool
+    left_out: tuple[str, ...] = ()
 
 
 def rungs(candidates: int, items: int, answers: int) -> list[Rung]:
@@ -116,10 +119,11 @@ def search(
     found: dict[str, list[Answered]] = {one.name: [] for one in live}
     dropped: dict[str, int] = {}
     plan = rungs(len(live), len(items), answers) if live else []
-    reached, alive, complete = 0, live[: plan[0].candidates] if plan else [], bool(plan)
+    reached, alive = 0, live[: plan[0].candidates] if plan else []
+    complete = bool(plan) or not live
     refused: dict[str, str] = {}
-    left_out = {one.name for one in live[len(alive) :]}
-    settled = alive if not plan else []
+    left_out = tuple(one.name for one in live[len(alive) :])
+    settled: list[Candidate] = []
     try:
         for number, rung in enumerate(plan, 1):
             if number > 1:
@@ -137,6 +141,9 @@ def search(
             reached, settled = rung.items, alive
     except OutOfTime:
         complete = False
+        if not reached:  # of the first round those that were asked all of it
+            reached = plan[0].items
+            settled = [one for one in alive if len(found[one.name]) == reached]
     known = {one.name: found[one.name][:reached] for one in settled}
     chosen = choose([nothing, *settled], known, base[:reached], goal, margin)
     best = [one for one in _ranked(settled, known, base, goal, margin) if one is not chosen]
@@ -146,7 +153,7 @@ def search(
         for one in live
         if one.name not in left_out
     )
-    return Searched(chosen, tuple(finalists[:FINALISTS]), tried, complete)
+    return Searched(chosen, tuple(finalists[:FINALISTS]), tried, complete, left_out)
 
 
 def choose(

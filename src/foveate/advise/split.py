@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 
 from ..errors import FoveateError
 
-__all__ = ["ALPHA", "MARGIN", "Fold", "items_needed", "split", "too_few"]
+__all__ = ["ALPHA", "MARGIN", "Fold", "in_all", "items_needed", "split", "too_few"]
 
 ALPHA = 0.05
 """Level of the tests."""
 MARGIN = 0.05
 """Accuracy that may be lost for speed or memory, as a share of the items."""
 ONE_SPLIT = 100
-"""From this many items on, one half chooses and the other reports; below, they take turns."""
+"""From this many items on one half may choose and the other report; below, they take turns."""
 _LEAST_FAILURES = 6  # 2 · 0.5^6 < 0.05 < 2 · 0.5^5: with fewer no gain can reach the level
 _LEAST_ITEMS = 12
 _Z2 = 1.6449**2  # one-sided 95 %
@@ -34,7 +35,9 @@ class Fold:
     reporting: tuple[int, ...]
 
 
-def split(right: Sequence[bool], seed: int) -> list[Fold]:
+def split(
+    right: Sequence[bool], seed: int, goal: str = "accuracy", margin: float = MARGIN
+) -> list[Fold]:
     """Two halves, alike in how many the baseline gets right.
 
     Parameters
@@ -42,13 +45,15 @@ def split(right: Sequence[bool], seed: int) -> list[Fold]:
     right : sequence of bool
         The baseline's outcome, by item.
     seed : int
+    goal, margin
+        As :func:`too_few` takes them.
 
     Returns
     -------
     list of Fold
-        One with 100 items or more; below that two, which exchange the halves (cross-fitting). The
-        items of a part are in an order in which every beginning has about the same share of
-        failures, so that a search may ask a few first.
+        One with 100 items or more, if half of them can tell anything; else two, which exchange the
+        halves (cross-fitting). The items of a part are in an order in which every beginning has
+        about the same share of failures, so that a search may ask a few first.
     """
     if len(right) < 2:
         raise FoveateError(f"{len(right)} items cannot be split; two at least were wanted.")
@@ -63,7 +68,9 @@ def split(right: Sequence[bool], seed: int) -> list[Fold]:
                                 for k, i in enumerate(mine))  # fmt: skip
         turn += len(kind)
     first, second = (tuple(i for _, i in sorted(half)) for half in halves)
-    return [Fold(first, second)] + ([] if len(right) >= ONE_SPLIT else [Fold(second, first)])
+    reporting = [bool(right[i]) for i in second]
+    alone = len(right) >= ONE_SPLIT and too_few(reporting, goal, margin) is None
+    return [Fold(first, second)] + ([] if alone else [Fold(second, first)])
 
 
 def too_few(right: Sequence[bool], goal: str = "accuracy", margin: float = MARGIN) -> int | None:
@@ -80,11 +87,16 @@ def too_few(right: Sequence[bool], goal: str = "accuracy", margin: float = MARGI
         if n >= _LEAST_ITEMS and failures >= _LEAST_FAILURES:
             return None
         wanted = items_needed(0.5 * (failures + 0.5) / (n + 1), 0.0)
-        return max(wanted or _MOST, _LEAST_ITEMS, n + 1)
+        return max(in_all(wanted or _MOST), _LEAST_ITEMS, n + 1)
     wanted = math.ceil(_Z2 * (1 - margin) / margin)
     if n >= wanted and sum(map(bool, right)) >= _LEAST_FAILURES:
         return None
     return max(wanted, n + 1)
+
+
+def in_all(reporting: int) -> int:
+    """Items of which so many report: with many, one half of them chooses."""
+    return reporting if reporting < ONE_SPLIT else 2 * reporting
 
 
 def items_needed(mended: float, broken: float) -> int | None:
@@ -122,30 +134,27 @@ def _power(n: int, mended: float, broken: float) -> float:
     """
     differ, share = mended + broken, mended / (mended + broken)
     spread = 6 * math.sqrt(n * differ * (1 - differ)) + 6
-    total = 0.0
-    for d in range(max(0, int(n * differ - spread)), min(n, int(n * differ + spread)) + 1):
-        least = _critical(d)
-        if least is None:
-            continue
-        tail = sum(_binomial(d, k, share) for k in range(least, d + 1))
-        total += _binomial(n, d, differ) * tail
-    return total
+    middle = range(max(0, int(n * differ - spread)), min(n, int(n * differ + spread)) + 1)
+    return sum(_binomial(n, d, differ) * _shown(d, share) for d in middle)
 
 
-_CRITICAL: dict[int, int | None] = {}
+@lru_cache(4096)
+def _shown(d: int, share: float) -> float:
+    """Chance that ``d`` items that differ show it."""
+    least = _critical(d)
+    return 0.0 if least is None else sum(_binomial(d, k, share) for k in range(least, d + 1))
 
 
+@cache
 def _critical(d: int) -> int | None:
     """The fewest mended among ``d`` that differ with which p < 0.05."""
-    if d not in _CRITICAL:
-        found, tail = None, 0
-        for k in range(d, d // 2, -1):
-            tail += math.comb(d, k)
-            if 2 * tail / 2**d >= ALPHA:
-                break
-            found = k
-        _CRITICAL[d] = found
-    return _CRITICAL[d]
+    found, tail = None, 0
+    for k in range(d, d // 2, -1):
+        tail += math.comb(d, k)
+        if 2 * tail / 2**d >= ALPHA:
+            break
+        found = k
+    return found
 
 
 def _binomial(n: int, k: int, p: float) -> float:

@@ -13,9 +13,9 @@ from ..statistics import mcnemar, paired_bootstrap
 from ..tasks import Item
 from .advice import Figure, Finalist, Verdict
 from .ask import Answered, Ask, OutOfTime
-from .goals import changes, gains, loss_bound, seconds_before
+from .goals import changes, gains, loss_bound, memory_before, seconds_before
 from .search import FINALISTS, REFUSALS, Searched, choose
-from .split import ALPHA, MARGIN, Fold, items_needed
+from .split import ALPHA, MARGIN, Fold, in_all, items_needed
 from .words import Found, reason
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def verdict(
 
     Only what the tuning part chose can be claimed, so there is one test, whatever was tried. With
     two folds each half's choice is reported on the other half, and the pairs are pooled: what is
-    claimed is the gain of choosing so. The policy is then chosen by the same rule on all items.
+    claimed is the gain of choosing so. Of what the halves chose, and so was reported on, one policy
+    is then chosen by the same rule on all items.
 
     Parameters
     ----------
@@ -77,14 +78,15 @@ def verdict(
     if len(folds) != len(searched) or not folds:
         raise FoveateError(f"{len(folds)} folds and {len(searched)} searches were given.")
     pooled, known = _Pairs([], []), {}
-    finished = True
+    finished, refused = True, ""
     for fold, part in zip(folds, searched, strict=True):
         here = [items[i] for i in fold.reporting]
         mine = [base[i] for i in fold.reporting]
         try:
             found = mine if part.chosen is nothing else ask(part.chosen, here)
-        except OutOfTime:
+        except (OutOfTime, *REFUSALS) as error:
             finished = False
+            refused = "" if isinstance(error, OutOfTime) else f"{part.chosen.name}: {error}"
             break
         pooled.base += mine
         pooled.found += found
@@ -96,7 +98,6 @@ def verdict(
             if pairs is not None:
                 known[one.name] = pairs
         chosen = _final(nothing, everyone, known, searched, goal, margin)
-    same = all(one.chosen is chosen for one in searched)
     claimed, figure, p = _claim(goal, margin, pooled, samples)
     claimed = claimed and finished and chosen is not nothing
     order = [one for one in everyone if one.name in known]
@@ -111,14 +112,17 @@ def verdict(
         taken = taken or (_ratio(pairs, samples), _memory(pairs))
         finalists.append(_finalist(one, pairs, goal, samples, damage, taken, expression))
     needed = None
-    if not claimed and finalists and goal == "accuracy":
-        first = finalists[0]
-        needed = items_needed(first.mended / first.gain.n, first.broken / first.gain.n)
+    if not claimed and pooled.base and goal == "accuracy":
+        mended, broken = (count / len(pooled.base) for count in changes(pooled.base, pooled.found))
+        wanted = items_needed(mended, broken)
+        needed = None if wanted is None or in_all(wanted) <= len(items) else in_all(wanted)
+    choices = tuple(one.chosen.name for one in searched)
     found_ = Found(
-        goal=goal, margin=margin, folds=len(folds), finished=finished, claimed=claimed,
-        chosen=chosen.name, same=same, choices=tuple(one.chosen.name for one in searched),
-        gain=figure, p=p, loss=_loss(pooled), needed=needed,
-        simpler=_better(chosen, finalists),
+        goal=goal, margin=margin, folds=len(folds), finished=finished, refused=refused,
+        compared=any(one.finalists for one in searched),
+        complete=all(one.complete for one in searched), claimed=claimed, chosen=chosen.name,
+        choices=choices, gain=figure, p=p, loss=_loss(pooled), needed=needed,
+        simpler=_better(chosen, order[:FINALISTS], known, goal),
     )  # fmt: skip
     return Verdict(
         claimed=claimed,
@@ -128,6 +132,7 @@ def verdict(
         needed=needed,
         folds=len(folds),
         alpha=ALPHA,
+        choices=choices,
     )
 
 
@@ -156,13 +161,13 @@ def _final(
     goal: str,
     margin: float,
 ) -> Candidate:
-    """The policy to recommend: the choice of the one tuning part, or of all items by its rule."""
-    if len(searched) == 1:
-        chosen = searched[0].chosen
-        return chosen if chosen.name in known else nothing
-    there = [one for one in everyone if one.name in known]
-    if not there:
-        return nothing
+    """The policy to recommend: the choice of the one tuning part, or, among those of the two halves
+    (what no half chose has entered no test), that of all items by the same rule.
+    """
+    chosen = {part.chosen.name for part in searched}
+    there = [one for one in everyone if one.name in chosen and one.name in known]
+    if len(searched) == 1 or not there:
+        return there[0] if there else nothing
     found = {one.name: known[one.name].found for one in there}
     return choose([nothing, *there], found, known[there[0].name].base, goal, margin)
 
@@ -236,14 +241,24 @@ def _ratio(pairs: _Pairs, samples: int, seed: int = 0) -> Figure:
 
 def _memory(pairs: _Pairs) -> float | None:
     """The highest peak as a ratio to the baseline's highest."""
-    peaks = [[one.memory for one in side if one.memory] for side in (pairs.base, pairs.found)]
+    sides = memory_before(pairs.base, pairs.found), [one.memory for one in pairs.found]
+    peaks = [[size for size in side if size] for side in sides]
     return max(peaks[1]) / max(peaks[0]) if all(peaks) else None
 
 
-def _better(chosen: Candidate, finalists: Sequence[Finalist]) -> str | None:
-    """A finalist that looks better than the chosen one, which is simpler."""
-    first = finalists[0] if finalists else None
-    if first is None or first.name != chosen.name:
+def _better(
+    chosen: Candidate, finalists: Sequence[Candidate], known: dict[str, _Pairs], goal: str
+) -> str | None:
+    """A finalist that looks better than the chosen one, which is simpler: each by its own answers
+    to the same items, for the gain of a cross-fitted choice is of two policies.
+    """
+    if chosen.name not in known:
         return None
-    best = max(finalists, key=lambda one: one.gain.value)
-    return best.name if best.gain.value > first.gain.value and best.parts >= first.parts else None
+    means = {
+        one.name: float(gains(goal, known[one.name].base, known[one.name].found).mean())
+        for one in finalists
+    }
+    best = max(finalists, key=lambda one: means[one.name])
+    return (
+        best.name if means[best.name] > means[chosen.name] and best.parts >= chosen.parts else None
+    )

@@ -21,9 +21,11 @@ class Found:
     margin: float
     folds: int
     finished: bool
+    refused: str
+    compared: bool
+    complete: bool
     claimed: bool
     chosen: str
-    same: bool
     choices: tuple[str, ...]
     gain: Figure | None
     p: float
@@ -47,11 +49,23 @@ def cost(one: Finalist) -> str:
 
 def reason(found: Found) -> str:
     """Why it is recommended, or why nothing is."""
+    if found.refused:
+        return (
+            "What was chosen does not go with all of the questions that report, so no gain can be "
+            f"claimed ({found.refused})."
+        )
     if not found.finished or found.gain is None:
         return (
             "The time ran out before the reporting part was asked, so no gain can be claimed. Give "
             "more minutes; with --resume what was asked is not asked again."
         )
+    if not found.compared:
+        return (
+            "Nothing of what there is to try goes with these questions and this model."
+            if found.complete else
+            "There was no time to ask anything that could be tried a whole tuning part. Give more "
+            "minutes; with --resume what was asked is not asked again."
+        )  # fmt: skip
     if set(found.choices) == {"nothing"} and not found.claimed:
         return (
             "Nothing that was tried was better than the model as it is by more than noise on the "
@@ -59,27 +73,19 @@ def reason(found: Found) -> str:
             f"Nothing that was tried took less without losing more than {_points(found.margin)} "
             "of accuracy on the tuning part."
         )  # fmt: skip
-    said = []
-    if found.folds == 2:
-        said.append(
-            "With fewer than 100 items each half chose a policy that was reported on the other "
-            "half: the gain is that of choosing so."
-        )
-        if found.same:
-            said.append("Both halves chose the same.")
-        else:
-            one, other = found.choices
-            said.append(
-                f"They chose differently ({one}; {other}); "
-                + ("by the same rule all items together choose nothing." if found.chosen ==
-                   "nothing" else f"{found.chosen} is what all items choose by the same rule.")
-            )  # fmt: skip
+    said = _halves(found) if found.folds == 2 else []
     said.append(f"Gain: {gain(found.gain, found.goal)}, paired bootstrap{_tested(found)}.")
     if found.claimed:
         said.append(
             "The interval is above 0 and so is the test's verdict." if found.goal == "accuracy"
             else "The interval is above 0, and the loss of accuracy is within the margin."
         )  # fmt: skip
+        if found.folds == 2:
+            said.append(
+                "The level of 5 % is that of choosing so, runs that choose nothing included; it is "
+                "not that of this policy alone. Ask it questions that are not among these (foveate "
+                "compare) before you rely on it."
+            )
         if found.simpler:
             said.append(
                 f"{found.simpler} looks better still, but not by more than noise where the choice "
@@ -88,6 +94,27 @@ def reason(found: Found) -> str:
     else:
         said.append(_unclaimed(found))
     return " ".join(said)
+
+
+def _halves(found: Found) -> list[str]:
+    """What each half chose, and what that makes of the gain."""
+    said = [
+        "There are too few items for one half to report alone, so each half chose a policy that "
+        "was reported on the other: the gain is that of choosing so."
+    ]
+    one, other = found.choices
+    all_ = (
+        "by the same rule all items together choose nothing."
+        if found.chosen == "nothing"
+        else f"of the two {found.chosen} is what all items choose by the same rule."
+    )
+    if one != other:
+        said.append(f"They chose differently ({one}; {other}); {all_}")
+    elif found.chosen == one:
+        said.append(f"Both halves chose the same: {one}.")
+    else:
+        said.append(f"Both halves chose {one}, but {all_}")
+    return said
 
 
 def _tested(found: Found) -> str:
@@ -105,7 +132,7 @@ def _unclaimed(found: Found) -> str:
     if found.chosen == "nothing" and found.gain is not None and found.gain.low > 0:
         return "All items together choose no single policy, so nothing is recommended."
     said = "That is within what chance does: no gain can be claimed."
-    if found.needed is not None and found.gain is not None and found.needed > found.gain.n:
+    if found.needed is not None:
         said += (
             f" If it is real, about {found.needed} items would show it (exact McNemar, power 80 %)."
         )
@@ -114,6 +141,11 @@ def _unclaimed(found: Found) -> str:
 
 def too_few_to_tell(goal: str, n: int, right: int, needed: int, margin: float) -> str:
     """The verdict where nothing is tried."""
+    if goal == "accuracy" and n == right:
+        return (
+            f"All {n} items are right: there is nothing to mend here. Questions that are sometimes "
+            f"answered wrong tell more; of such as these about {needed} would be needed."
+        )
     if goal == "accuracy":
         return (
             f"{n} items of which {n - right} fail are too few to tell a gain from chance. About "
@@ -132,15 +164,11 @@ def not_in_time(n: int) -> str:
 
 
 def summary(advice: Advice) -> str:
-    """The advice as lines of plain text."""
-    base, verdict = advice.baseline, advice.verdict
-    right, n = sum(base.right), len(base.right)
-    peak = "" if base.memory is None else f", {base.memory / 2**20:.0f} MiB at its peak"
-    lines = [
-        f"As it is: {right} of {n} right ({100 * base.accuracy.value:.0f} %; 95 %: "
-        f"{100 * base.accuracy.low:.0f} to {100 * base.accuracy.high:.0f}), "
-        f"{base.seconds:.2f} s a question{peak}."
-    ]
+    """The advice as lines of plain text; the first is the page's."""
+    from ..report.sentences import baseline, headline
+
+    verdict = advice.verdict
+    lines = [" ".join(headline(advice)), f"As it is: {baseline(advice)}."]
     if advice.diagnosis is not None:
         lines += advice.diagnosis.sentences
     lines.append(f"Tried: {len(advice.tried)} policies.")
@@ -149,8 +177,7 @@ def summary(advice: Advice) -> str:
             f"  {one.name}: {gain(one.gain, advice.goal)}, p = {one.p:.2g}, "
             f"{one.mended} mended, {one.broken} broken, {cost(one)}"
         )
-    advised = "change nothing" if verdict.recommended == "nothing" else verdict.recommended
-    lines += [f"Recommended: {advised}.", verdict.reason]
+    lines.append(verdict.reason)
     if not advice.settings.get("complete", True):
         lines.append("The time ran out before the search came to its end.")
     return "\n".join(line for line in lines if line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +52,10 @@ def advise(
         int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Items at once.")] = 8,
+    policy: Annotated[
+        list[Path] | None,
+        common.policy_option("What you have now competes, too; repeatable."),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option("--resume", metavar="FILE", help="Keep what is asked here; use it."),
@@ -70,20 +75,24 @@ def advise(
     if save is not None and not save.expanduser().resolve().parent.is_dir():
         raise FoveateError(f"--out {save}: there is no such folder.")
     asked = _data(data, check, n)
+    read = [common.read_policy(path) for path in policy or ()]
     live, tokenizer = common.load_model(model)
+    own = [held for one in read if (held := common.for_model(one, live))]
     journal = resume or _own_journal(asked.name)
     try:
         advice = find(
             live, tokenizer, asked, minutes, goal, seed, journal,
             None if not json else False,
-            max_new_tokens=new_tokens, batch_size=batch_size,
+            max_new_tokens=new_tokens, batch_size=batch_size, policies=own,
         )  # fmt: skip
     except KeyboardInterrupt:
-        err.print(
-            f"\nStopped; the model is as it was. What was asked is kept: add --resume {journal}",
-            soft_wrap=True,
-        )
+        kept = f"What was asked is kept: add --resume {quote(str(journal))}"
+        err.print(f"\nStopped; the model is as it was. {kept}", soft_wrap=True)
         raise typer.Exit(130) from None
+    except BaseException:
+        if resume is None and not Path(journal).stat().st_size:
+            Path(journal).unlink()  # nothing was asked
+        raise
     shown = command(model, data, advice.policy)
     advice = replace(advice, command=f"{shown} --n {n}" if shown and n else shown)
     if resume is None:
@@ -196,7 +205,10 @@ def _tried(advice: Advice) -> Table:
 
 def _finalists(advice: Advice) -> Table:
     n = advice.verdict.finalists[0].gain.n
-    made = _table(f"The best on the reporting part (n = {n})")
+    where = "The best on the reporting part"
+    if advice.verdict.folds == 2:
+        where = "What was chosen, on the half that did not choose it; the others on all items"
+    made = _table(f"{where} (n = {n})")
     made.add_column("policy", min_width=24, overflow="fold")
     unit = "points" if advice.goal == "accuracy" else "% saved"
     for name in (f"gain, {unit}", "95 %", "p", "mended", "broken", "time"):

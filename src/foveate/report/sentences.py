@@ -24,14 +24,18 @@ def headline(advice: Advice) -> tuple[str, str]:
     if verdict.recommended != "nothing" and best is not None:
         one = chosen(advice) or best
         verb = "Change the prompt:" if one.kind == "prompt" else "Change this:"
-        return verb, f"{one.name}. {_brings(one, advice.goal)}; {_costs(one, advice.goal)}."
+        agreed = not verdict.choices or {*verdict.choices} == {one.name}
+        who = "It" if agreed else "What each half chose, asked the other half,"
+        return verb, f"{one.name}. {_brings(one, advice.goal, who)}; {_costs(one, advice.goal)}."
     if verdict.folds == 0:
         more = f": {verdict.needed} would do" if verdict.needed else ""
         of = advice.settings.get("of", n)
         some = f"the time held {n} of {of} questions," if of > n else f"{n} questions are"
         return "Change nothing yet:", f"{some} too few to tell{more}."
-    if not advice.tried:
+    if best is None and not advice.settings.get("complete", True):
         return "Change nothing yet:", "there was no time to try anything; give more minutes."
+    if not advice.tried:
+        return "Change nothing:", "nothing of what there is to try goes with these questions."
     if best is None:
         return "Change nothing:", f"nothing that was tried did better on these {n} questions."
     top = max(verdict.finalists, key=lambda one: one.gain.value)
@@ -67,13 +71,15 @@ def _gain(one: Finalist, goal: str) -> str:
     return signed(one.gain, 100, " points" if goal == "accuracy" else f" % {SAVED[goal]} saved")
 
 
-def _brings(one: Finalist, goal: str) -> str:
+def _brings(one: Finalist, goal: str, who: str = "It") -> str:
     if goal != "accuracy":
         saved = signed(one.gain, 100, " %")
         right = "" if one.base_right is None else f" and answers {counts(one)}"
-        return f"It saves {saved} of the {SAVED[goal]}{right}"
+        return f"{who} saves {saved} of the {SAVED[goal]}{right}"
     gain = _gain(one, goal)
-    return f"It answers {counts(one)}: {gain}" if one.base_right is not None else f"It gains {gain}"
+    return f"{who} answers {counts(one)}: {gain}" if one.base_right is not None else (
+        f"{who} gains {gain}"
+    )  # fmt: skip
 
 
 def counts(one: Finalist) -> str:
