@@ -121,3 +121,11 @@ def test_what_cannot_be_written(pattern: p.Pattern) -> None:
 def test_what_cannot_be_read(data: object, words: str) -> None:
     with pytest.raises(fv.FoveateError, match=words):
         read_pattern(data)
+
+
+def test_a_text_that_could_not_be_read_is_not_written() -> None:
+    long = p.SlidingWindow(1)
+    for n in range(2, 120):
+        long = long | p.SlidingWindow(n)
+    with pytest.raises(fv.FoveateError, match=r"characters as a text; up to 4,000 are read"):
+        text_of(long)

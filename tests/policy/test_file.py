@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 import foveate as fv
 from families import build
@@ -103,6 +106,7 @@ def test_tensors_lie_beside(path):
 
 
 BASE = f'format = "{FORMAT}"\n'
+MODEL = "[model]\nname = 'm'\narchitecture = 'A'\nfingerprint = 'f'\n"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +125,20 @@ BASE = f'format = "{FORMAT}"\n'
         (BASE + "model = 'smollm2'", r"a table \[model\] was wanted"),
         (BASE + "[model]\nname = 'smollm2'", "name, architecture, fingerprint"),
         (BASE + "[model]\nname = 'm'\nweights = 'w'", r"\[model\] has name, weights"),
+        (BASE + "[model]\nlayers = 2\nheads = 4", r"\[model\] has layers, heads; name, arch"),
+        (BASE + MODEL + "layers = '2'\nheads = 4", r"\[model\] has layers = '2'; a whole number"),
+        (BASE + MODEL + "layers = true\nheads = 4", r"layers = True; a whole number was"),
+        (BASE + MODEL + "layers = 2", r"\[model\] has name, .*layers; name, architecture"),
+        (BASE + "[model]\nname = 3\narchitecture = 'A'\nfingerprint = 'f'", "name = 3; a text"),
+        (BASE + "name = ''", r"policy.toml' cannot be used: name = ''; a policy's name is a text"),
+        (BASE + "[[method]]\nname = 'ACT'\n[[method]]\nname = 'Emphasize'\nregion = 'question'\n"
+         "gain = 0", r"\[\[method\]\] 2: Emphasize does not take .*gain=0 was given"),
+        (BASE + "[[method]]\nname = 'Emphasize'\nregion = ['question']\ngain = 2",
+         "'question'. was given"),
+        (BASE + "[[method]]\nname = 'ZeroTuning'\ngamma = 'strong'", "ZeroTuning"),
+        (BASE + "[[method]]\nname = 'ACT'\nlayers = '3'", r"layers='3' was given"),
+        (BASE + "[[method]]\nname = 'ACT'\nphase = 'prefil'", r"phase='prefil' was given"),
+        (BASE + "method = [3]", r"\[\[method\]\] 1: a \[\[method\]\] has no name"),
         (
             BASE + "[[method]]\nname = 'Hide'\nregion = 'newest passage'",
             "Hide speaks of 'newest passage', for which this version has no rule",
@@ -147,6 +165,42 @@ def test_files_that_are_none(path):
         fv.Policy.load(path)
     with pytest.raises(FoveateError, match="cannot be written"):
         fv.Policy().save(path.parent / "none" / "policy.toml")
+
+
+def test_a_file_of_a_windows_editor(path):
+    path.write_bytes(b"\xef\xbb\xbf" + fv.Policy(name="ß").to_toml().replace("\n", "\r\n").encode())
+    assert fv.Policy.load(path).name == "ß"
+
+
+def test_numbers_and_names_that_are_not_quite_python(path):
+    figures = {"p": np.float64(0.5), "n": np.int64(3), "none": float("nan"), "most": float("inf")}
+    policy = fv.Policy(
+        [fv.Emphasize("question", np.float64(2.5))], name="half \ud800 a sign", figures=figures
+    )
+    policy.save(path)
+    again = fv.Policy.load(path)
+    assert again.methods[0].gain == 2.5 and again.name == "half ? a sign"
+    assert (again.figures["p"], again.figures["n"]) == (0.5, 3)
+    assert math.isnan(again.figures["none"]) and math.isinf(again.figures["most"])
+
+
+def test_weights_of_a_model_are_not_overwritten(path):
+    shift = fv.Policy([fv.Shift("q", torch.randn(4, 8))], name="shifted")
+    beside = path.with_suffix(".safetensors")
+    beside.write_bytes(save({"weight": torch.zeros(2)}))
+    kept = beside.read_bytes()
+    with pytest.raises(FoveateError, match=r"policy.safetensors' is where the policy's tensors go"):
+        shift.save(path)
+    assert beside.read_bytes() == kept and not path.exists()
+    fv.Policy().save(path)  # nothing goes beside it
+    assert beside.read_bytes() == kept
+    with pytest.raises(FoveateError, match="save the policy under another name"):
+        shift.save(path.parent / "own.safetensors")
+    other = path.with_name("other.toml")
+    shift.save(other)
+    shift.save(other)  # its own may be
+    with pytest.raises(FoveateError, match="takes the path of a file"):
+        fv.Policy.load(3)
 
 
 def test_an_older_series_warns_and_an_older_foveate_is_read(path):

@@ -168,11 +168,29 @@ def test_what_cannot_be_written(method, sentence):
         ({"name": "Tuned", "choices": 3, "model": {}, "grid": [1, 1]}, "Tuned"),
         ({"name": "DeCoRe", "heads": [[0, 1]], "sampling": {"heat": 1}}, "not understood"),
         ({"name": "HyperAttention", "block": "wide"}, "HyperAttention"),
+        ({"name": "Ablate", "to": {"0": "x"}}, "mapping layer -> such a tensor"),
+        ({"name": "Ablate", "queries": []}, "queries="),
     ],
 )
 def test_what_cannot_be_read(table, sentence):
     with pytest.raises(FoveateError, match=sentence):
         read_method(table)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"alpha": "x"}, "alpha='x' was given"),
+        ({"alpha": float("nan")}, "alpha=nan was given"),
+        ({"alpha": float("inf")}, "alpha=inf was given"),
+        ({"queries": ["question"]}, "name of a region"),
+        ({"vectors": {"0": "x"}}, "mapping layer -> tensor"),
+    ],
+)
+def test_a_shift_that_cannot_be_read(given, sentence):
+    table = {"name": "Shift", "part": "q", "vectors": {"tensors": "v"}} | given
+    with pytest.raises(FoveateError, match=sentence):
+        read_method(table, {"v": torch.randn(4, 8)})
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

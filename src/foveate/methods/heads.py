@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,14 +53,14 @@ class Ablate(Method):
         self, heads: Any = None, to: Any = "zero", *, queries: str | None = None, **scope: Any
     ) -> None:
         super().__init__(heads=heads, **scope)
-        if not (to == "zero" if isinstance(to, str) else isinstance(to, Tensor | Mapping)):
+        if not (to == "zero" if isinstance(to, str) else _held(to)):
             raise FoveateError(
                 f'to={to!r} was given; "zero", a tensor [Hq, Dv] or [B, Hq, Sq, Dv], or a mapping '
                 "layer -> such a tensor was wanted."
             )
         self.to = to
         self.where = queries
-        self.regions = () if queries is None else (queries,)
+        self.regions = _regions(queries)
 
     def check(self, site: Site) -> None:
         """Refuse a site that ``to`` has nothing for."""
@@ -110,17 +111,19 @@ class Shift(Method):
     ) -> None:
         super().__init__(**scope)
         self.part = _part(part)
-        if not isinstance(vectors, Tensor | Mapping):
+        if not _held(vectors):
             raise FoveateError(
                 f"vectors={vectors!r} was given; a tensor [H, D] or a mapping layer -> tensor was "
                 "wanted."
             )
         if queries is not None and part in ("k", "v"):
             raise FoveateError(f'queries={queries!r} was given for part="{part}": keys, no queries')
+        if isinstance(alpha, bool | str) or not abs(alpha) < inf:
+            raise FoveateError(f"alpha={alpha!r} was given; a finite number was wanted.")
         self.vectors = vectors
         self.alpha = alpha
         self.where = queries
-        self.regions = () if queries is None else (queries,)
+        self.regions = _regions(queries)
 
     def check(self, site: Site) -> None:
         """Refuse a site that there is no vector for."""
@@ -216,6 +219,19 @@ class Capture(Method):
 
     def _given(self) -> list[str]:
         return [repr(self.part)]
+
+
+def _held(given: Any) -> bool:
+    """Whether it is a tensor, or a mapping that holds nothing else."""
+    if isinstance(given, Mapping):
+        return all(isinstance(one, Tensor) for one in given.values())
+    return isinstance(given, Tensor)
+
+
+def _regions(queries: str | None) -> tuple[str, ...]:
+    if queries is not None and (not isinstance(queries, str) or not queries):
+        raise FoveateError(f"queries={queries!r} was given; the name of a region was wanted.")
+    return () if queries is None else (queries,)
 
 
 def _part(part: str) -> str:

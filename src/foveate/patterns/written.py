@@ -75,9 +75,14 @@ def text_of(pattern: Pattern) -> str:
     Raises
     ------
     FoveateError
-        As :func:`write_pattern`.
+        As :func:`write_pattern`; for one that is longer than what :func:`pattern_of` reads.
     """
-    return _said(write_pattern(pattern), outermost=True)
+    text = _said(write_pattern(pattern), outermost=True)
+    if len(text) > _LONGEST:
+        raise FoveateError(
+            f"{text:.80} … has {len(text):,} characters as a text; up to {_LONGEST:,} are read."
+        )
+    return text
 
 
 def _said(data: Any, outermost: bool = False) -> str:

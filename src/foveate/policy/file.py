@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from .written import read_method, write_method
 if TYPE_CHECKING:
     from .policy import Policy
 
-__all__ = ["read", "write"]
+__all__ = ["parse", "read", "store", "write"]
 
 FORMAT = "foveate policy, version 1"
 HEAD = """\
@@ -36,6 +37,8 @@ A policy of foveate: what is changed in a model's attention, where, and what it 
   with fv.attach(model, policy, prompt=prompt):
       ids = model.generate(**prompt.inputs, max_new_tokens=32)
 """
+_BESIDE = ".safetensors"
+_TEXTS, _NUMBERS = ("name", "architecture", "fingerprint"), ("layers", "heads")  # of [model]
 _KEYS = ("format", "name", "rewrites", "library", "model", "data", "tensors", "method", "figures")
 
 
@@ -65,7 +68,7 @@ def write(policy: Policy) -> tuple[str, bytes | None]:
     if tensors:
         from safetensors.torch import save
 
-        stored = save(tensors)
+        stored = save(tensors, {"format": FORMAT})
         data["tensors"] = {"sha256": hashlib.sha256(stored).hexdigest()}
     if methods:
         data["method"] = methods
@@ -75,24 +78,64 @@ def write(policy: Policy) -> tuple[str, bytes | None]:
     return dumps(data, HEAD.replace("MODEL", model)), stored
 
 
+def store(path: Path, text: str, tensors: bytes | None) -> Path:
+    """Write what :func:`write` gave; the path is returned."""
+    beside = path.with_suffix(_BESIDE)
+    try:
+        if tensors is not None:
+            if path == beside or (beside.exists() and not _ours(beside)):
+                raise FoveateError(
+                    f"{str(beside)!r} is where the policy's tensors go, and is another file: save "
+                    "the policy under another name, such as 'policy.toml'."
+                )
+            beside.write_bytes(tensors)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise FoveateError(f"{str(path)!r} cannot be written: {error.strerror}.") from None
+    return path
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file holds a policy's tensors, and no model's weights."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as held:
+            return (held.metadata() or {}).get("format") == FORMAT
+    except SafetensorError:
+        return False
+
+
 def read(path: Path) -> dict[str, Any]:
     """What :class:`Policy` is made of, from a file; every fault is told in one sentence."""
+    with _faults(repr(str(path))):
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except OSError as error:
+            raise FoveateError(f"{(error.strerror or str(error)).lower()}") from None
+        except UnicodeDecodeError:
+            raise FoveateError("it is no text in UTF-8") from None
+        return _made(_parsed(text), path)
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The same from a text, which has no tensors beside it."""
+    with _faults("given as a text"):
+        return _made(_parsed(text), None)
+
+
+@contextmanager
+def _faults(which: str) -> Iterator[None]:
     try:
-        data = _parsed(path)
-        check_versions(_table(data, "library"))
-        return _made(data, path)
+        yield
     except FoveateError as error:
         why = str(error).rstrip(".")
-        raise FoveateError(f"The policy {str(path)!r} cannot be used: {why}.") from None
+        raise FoveateError(f"The policy {which} cannot be used: {why}.") from None
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parsed(text: str) -> dict[str, Any]:
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise FoveateError(f"{(error.strerror or str(error)).lower()}") from None
-    except UnicodeDecodeError:
-        raise FoveateError("it is no text in UTF-8") from None
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FoveateError(f"it is no TOML ({error})") from None
     form = data.get("format")
@@ -101,10 +144,11 @@ def _parsed(path: Path) -> dict[str, Any]:
     unknown = [key for key in data if key not in _KEYS]
     if unknown:
         raise FoveateError(f"it has {', '.join(unknown)}; a policy has {', '.join(_KEYS)}")
+    check_versions(_table(data, "library"))
     return data
 
 
-def _made(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _made(data: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
     rewrites = data.get("rewrites", [])
     if not isinstance(rewrites, list):
         raise FoveateError(f'rewrites = {rewrites!r:.40}; a list was wanted: ["question twice"]')
@@ -118,38 +162,55 @@ def _made(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(tables, list):
         raise FoveateError("[method] was found; each method begins with [[method]]")
     tensors = _tensors(_table(data, "tensors"), path)
-    methods = [_method(table, tensors) for table in tables]
-    model = _table(data, "model")
-    grid = model.pop("layers", None), model.pop("heads", None)
-    try:
-        who = ModelId(**model) if model else None
-    except TypeError:
-        raise FoveateError(
-            f"[model] has {', '.join(model)}; name, architecture, fingerprint, layers and heads "
-            "were wanted"
-        ) from None
+    methods = [_method(n, table, tensors) for n, table in enumerate(tables, 1)]
+    name = data.get("name", path.stem if path else "policy")
+    if not isinstance(name, str) or not name.strip():
+        raise FoveateError(f"name = {name!r:.40}; a policy's name is a text")
+    who, grid = _model(_table(data, "model"))
     return {
         "methods": methods,
         "rewrites": tuple(rewrites),
-        "name": data.get("name", path.stem),
+        "name": name,
         "model": who,
-        "grid": grid if all(isinstance(n, int) for n in grid) else None,
+        "grid": grid,
         "data": _table(data, "data"),
         "versions": _table(data, "library"),
         "figures": _table(data, "figures"),
     }
 
 
-def _method(table: Any, tensors: Mapping[str, Tensor]) -> Any:
-    method = read_method(table, tensors)
+def _model(table: Mapping[str, Any]) -> tuple[ModelId | None, tuple[int, int] | None]:
+    """Whose it is, and its layers and heads a layer where they are told."""
+    if not table:
+        return None, None
+    if table.keys() not in ({*_TEXTS}, {*_TEXTS, *_NUMBERS}):
+        raise FoveateError(
+            f"[model] has {', '.join(table)}; name, architecture, fingerprint, layers and heads "
+            "were wanted"
+        )
+    for key, value in table.items():
+        kind, wanted = (str, "a text") if key in _TEXTS else (int, "a whole number")
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise FoveateError(f"[model] has {key} = {value!r:.40}; {wanted} was wanted")
+    grid = (table["layers"], table["heads"]) if "layers" in table else None
+    return ModelId(**{key: table[key] for key in _TEXTS}), grid
+
+
+def _method(number: int, table: Any, tensors: Mapping[str, Tensor]) -> Any:
     from .policy import Policy
 
-    for name in Policy([method]).regions:
-        if name not in RULES:
-            raise FoveateError(
-                f"{table['name']} speaks of {name!r}, for which this version has no rule; there "
-                f"are {', '.join(map(repr, RULES))}"
-            )
+    try:
+        method = read_method(table, tensors)
+        for name in Policy([method]).regions:
+            if name not in RULES:
+                raise FoveateError(
+                    f"{table['name']} speaks of {name!r}, for which this version has no rule; "
+                    f"there are {', '.join(map(repr, RULES))}"
+                )
+    except FoveateError as error:
+        named = table.get("name") if isinstance(table, Mapping) else None
+        whose = f" ({named})" if isinstance(named, str) and named not in str(error) else ""
+        raise FoveateError(f"[[method]] {number}{whose}: {error}") from None
     return method
 
 
@@ -160,12 +221,12 @@ def _table(data: Mapping[str, Any], key: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _tensors(told: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    if not told:
+def _tensors(told: Mapping[str, Any], path: Path | None) -> dict[str, Tensor]:
+    if not told or path is None:
         return {}
     from safetensors.torch import load
 
-    beside = path.with_suffix(".safetensors")
+    beside = path.with_suffix(_BESIDE)
     try:
         stored = beside.read_bytes()
     except OSError:

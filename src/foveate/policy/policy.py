@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..prompt import BUILT_IN, Prompt
 from ..tasks import Item, prompts
 from ..tasks._records import item_of
 from ..tasks.answering import replies
-from .file import read, write
+from .file import read, store, write
 from .place import fits, grid_of, module_of, same_weights, versions
 from .rewrites import REWRITES
 from .rules import RULES
@@ -29,6 +30,7 @@ __all__ = ["Policy"]
 
 _OWN = (*BUILT_IN, *PARTS)  # regions that are there unasked
 _REWRITTEN = "rewrites"  # in an item's info: what was done to it
+_ASKED = "rewrites asked"  # and what the policy would have done, had all of it fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +105,16 @@ class Policy:
                 )
             if _asks(one) and len(made) > 1:
                 raise FoveateError(f"{one!r:.200} does the whole asking: a policy holds it alone.")
-        named = (self.rewrites,) if isinstance(self.rewrites, str) else tuple(self.rewrites)
+        named = self.rewrites if isinstance(self.rewrites, list | tuple) else [self.rewrites]
         for one in named:
-            if one not in REWRITES:
+            if not isinstance(one, str) or one not in REWRITES:
                 raise FoveateError(
                     f"There is no rewrite {one!r}; there are {', '.join(map(repr, REWRITES))}."
                 )
         if not isinstance(self.name, str) or not self.name.strip():
             raise FoveateError(f"name={self.name!r} was given; a policy's name is a text.")
         object.__setattr__(self, "methods", made)
-        object.__setattr__(self, "rewrites", named)
+        object.__setattr__(self, "rewrites", tuple(named))
 
     # -- what it speaks of -------------------------------------------------------------------------
     @property
@@ -155,9 +157,9 @@ class Policy:
         return made
 
     def _rewritten(self, item: Item) -> Item:
-        done = item.info.get(_REWRITTEN)
+        done = item.info.get(_ASKED)
         if done is not None:
-            if not set(done) <= set(self.rewrites):
+            if done != self.rewrites:
                 raise FoveateError(
                     f"Item {item.id!r} was rewritten already ({', '.join(done)}): give the policy "
                     "the item as it was."
@@ -170,7 +172,7 @@ class Policy:
             if REWRITES[name].fits(item):
                 item = REWRITES[name].item(item)
                 names.append(name)
-        return replace(item, info={**item.info, _REWRITTEN: tuple(names)})
+        return replace(item, info={**item.info, _REWRITTEN: tuple(names), _ASKED: self.rewrites})
 
     def prompt(self, tokenizer: Any, asked: Any) -> Prompt:
         """What a user asks, as the policy asks it: a prompt for :func:`foveate.attach`.
@@ -278,15 +280,14 @@ class Policy:
                 "compare --policy."
             )
         how = 'make the prompt with policy.prompt(tokenizer, {"context": …, "prompt": …})'
-        if self.rewrites and not all(
-            set(one.info.get(_REWRITTEN, ("",))) <= set(self.rewrites)
-            for one in getattr(prompt, "items", None) or [Item("", "", "")]
-        ):
+        asked = getattr(prompt, "items", None) or [Item("", "", "")]
+        if self.rewrites and any(one.info.get(_ASKED) != self.rewrites for one in asked):
             raise FoveateError(
                 f"The policy {self.name!r} rewrites prompts ({', '.join(self.rewrites)}), and this "
                 f"one was not: {how}."
             )
-        there = {*getattr(prompt, "regions", ()), *(regions or ())}
+        named = regions if isinstance(regions, Mapping) else ()  # what is none, attach refuses
+        there = {*getattr(prompt, "regions", ()), *named}
         for name in self.regions:
             if name not in there:
                 raise FoveateError(
@@ -313,17 +314,10 @@ class Policy:
         Raises
         ------
         FoveateError
-            As :meth:`to_toml`; if the file cannot be written.
+            As :meth:`to_toml`; if the file cannot be written, or tensors would take the place of a
+            ``.safetensors`` file that is no policy's.
         """
-        text, tensors = write(self)
-        path = Path(path).expanduser()
-        try:
-            if tensors is not None:
-                path.with_suffix(".safetensors").write_bytes(tensors)
-            path.write_text(text, "utf-8")
-        except OSError as error:
-            raise FoveateError(f"{str(path)!r} cannot be written: {error.strerror}.") from None
-        return path
+        return store(Path(path).expanduser(), *write(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
@@ -335,6 +329,8 @@ class Policy:
             If it cannot be read; for another format, a version of a library that is not known here,
             a method, rule, rewrite or parameter that this version does not have.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise FoveateError(f"Policy.load takes the path of a file; {path!r:.80} was given.")
         return cls(**read(Path(path).expanduser()))
 
     def __repr__(self) -> str:

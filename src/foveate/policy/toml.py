@@ -77,7 +77,8 @@ def _key(key: str) -> str:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    whole = value.encode("utf-8", "replace").decode()  # half a character is no text
+    return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _inline(value: Any) -> str:
@@ -89,4 +90,7 @@ def _inline(value: Any) -> str:
         return "{" + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_inline, value)) + "]"
-    return value.isoformat() if isinstance(value, date | time) else repr(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    # numpy's floats are Python's, and say np.float64(…)
+    return float.__repr__(value) if isinstance(value, float) else int.__repr__(value)

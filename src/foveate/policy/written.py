@@ -122,7 +122,8 @@ def read_method(table: Mapping[str, Any], tensors: Mapping[str, Tensor] | None =
     values = {one: _read(one, value, name, tensors or {}) for one, value in given.items()}
     try:
         return kind(**{**values, **nothing})
-    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError,
+            RuntimeError) as error:  # fmt: skip
         raise FoveateError(f"{name} does not take {given!r:.200}: {error}") from None
 
 
