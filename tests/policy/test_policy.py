@@ -113,6 +113,45 @@ def test_rewrites_are_done_once_and_in_order():
     assert policy.items([plain])[0].content == plain.content
 
 
+def test_a_part_of_the_rewrites_is_not_all_of_them():
+    model, tok = build("llama"), tokenizer()
+    both = fv.Policy(rewrites=["question twice", "closest passage first"], name="both")
+    prompt = TWICE.prompt(tok, ASKED)
+    with pytest.raises(FoveateError, match="'both' rewrites prompts"):
+        fv.attach(model, both, prompt=prompt)
+    with pytest.raises(FoveateError, match=r"rewritten already .question twice"):
+        both.items(list(prompt.items))
+    with pytest.raises(FoveateError, match="rewritten already"):
+        fv.Policy().items(list(prompt.items))
+    fits_nothing = both.prompt(tok, text(3, 4))  # asked of it, and left as it is
+    with fv.attach(model, both, prompt=fits_nothing):
+        model(**fits_nothing.inputs)
+
+
+@pytest.mark.parametrize("method", [fv.PASTA, fv.Emphasize], ids=["PASTA", "Emphasize"])
+def test_a_batch_is_its_items(method):
+    """Padded, with a row in which the rule finds nothing, and under beams."""
+    model, tok = build("llama"), tokenizer()
+    policy = fv.Policy([method("closest passage", 0.01)], name="strong")
+    bare = {"prompt": text(3, 4, 11)}
+    longer = {**ASKED, "context": [*NOTES, text(11, 12, 13)]}
+
+    def said(asked, by, beams=1):
+        prompt = by.prompt(tok, asked)
+        with torch.no_grad(), fv.attach(model, *by.at(prompt), prompt=prompt):
+            ids = model.generate(
+                **prompt.inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False,
+                num_beams=beams, pad_token_id=0,
+            )  # fmt: skip
+        return ids[:, prompt.length :]
+
+    for beams in (1, 2):
+        together = said([ASKED, bare, longer], policy, beams)
+        assert torch.equal(together[0], said(ASKED, policy, beams)[0])
+        assert torch.equal(together[1], said(bare, fv.Policy(), beams)[0])
+        assert torch.equal(together[2], said(longer, policy, beams)[0])
+
+
 def test_a_prompt_that_was_not_rewritten_is_refused():
     model, tok = build("llama"), tokenizer()
     for prompt in (None, fv.Prompt(tok, text(3, 4)), fv.Policy().prompt(tok, ASKED)):
@@ -179,6 +218,8 @@ def test_evaluate_takes_one(chats):
         ({"methods": [3]}, "no method"),
         ({"rewrites": ["ask nicely"]}, "no rewrite 'ask nicely'; there are 'quote first'"),
         ({"rewrites": "ask nicely"}, "no rewrite 'ask nicely'"),
+        ({"rewrites": 3}, "no rewrite 3"),
+        ({"rewrites": [["question twice"]]}, "no rewrite"),
         ({"name": " "}, "a policy's name is a text"),
         ({"name": 3}, "a policy's name is a text"),
     ],

@@ -168,19 +168,27 @@ class Regions:
         """
         if name == GENERATED:
             return torch.arange(kv_start, kv_start + keys, device=device) >= born
-        mask = self.masks[name]
-        if mask.dim() == 2 and mask.shape[0] != batch:
-            if batch % mask.shape[0]:
-                raise FoveateError(
-                    f"Region {name!r} has {mask.shape[0]} rows and {site.name} runs a batch of "
-                    f"{batch}: the rows must be the batch's, or divide it (beams, "
-                    "num_return_sequences)."
-                )
-            mask = mask.repeat_interleave(batch // mask.shape[0], dim=0)
+        mask = self._rows(name, site, batch)
         part = mask[..., kv_start : kv_start + keys]
         if part.shape[-1] < keys:  # tokens generated later belong to `generated` only
             part = torch.nn.functional.pad(part, (0, keys - part.shape[-1]))
         return part.to(device)
+
+    def marked(self, name: str, site: Site, batch: int) -> Tensor:
+        """The rows of a batch in which a region marks any token: bool ``[1]`` or ``[B]``."""
+        return self._rows(name, site, batch).any(-1).reshape(-1)
+
+    def _rows(self, name: str, site: Site, batch: int) -> Tensor:
+        mask = self.masks[name]
+        if mask.dim() == 1 or mask.shape[0] == batch:
+            return mask
+        if batch % mask.shape[0]:
+            raise FoveateError(
+                f"Region {name!r} has {mask.shape[0]} rows and {site.name} runs a batch of "
+                f"{batch}: the rows must be the batch's, or divide it (beams, "
+                "num_return_sequences)."
+            )
+        return mask.repeat_interleave(batch // mask.shape[0], dim=0)
 
 
 class Views(Mapping[str, Tensor]):
@@ -221,6 +229,12 @@ class Views(Mapping[str, Tensor]):
         if why is not None:
             raise FoveateError(f"{self._site.name} has no such queries: {why}.")
         return self._layout.on(self._regions, name, keys=False)
+
+    def marked(self, name: str) -> Tensor | None:
+        """The rows in which a region marks any token, on these keys or not; None if it is made."""
+        if name not in self._regions.masks or self._layout is not None:
+            return None
+        return self._regions.marked(name, self._site, self._batch)
 
     def __getitem__(self, name: str) -> Tensor:
         cut = self._cut.get(name)

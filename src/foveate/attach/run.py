@@ -64,6 +64,14 @@ class Call:
         start = self.q_offset - self.kv_offset
         return self.views[region][..., start : start + self.shapes.Sq]
 
+    def marked(self, region: str) -> Tensor:
+        """The rows in which a region marks any token, seen from this call or not.
+
+        bool ``[1]`` or ``[B]``.
+        """
+        known = getattr(self.views, "marked", lambda region: None)(region)
+        return self.views[region].any(-1).reshape(-1) if known is None else known
+
     def read(self, program: Program, *reads: Read) -> dict[str, Tensor]:
         """Measure ``program`` on this call, one pass beside it: ``{key: tensor}``.
 

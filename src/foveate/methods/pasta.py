@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..adapters.sites import Site
 from ..engine.program import Program
 from ..errors import FoveateError
@@ -46,7 +48,8 @@ class PASTA(Emphasize):
     Zhang et al., "Tell Your Model Where to Attend: Post-hoc Attention Steering for LLMs" (ICLR
     2024), equation 2; phases, generated tokens and the first token (scaled like any other) as in
     the authors' code. Several spans are one region here, the paper's set G; the code adds its
-    constant once a span instead, which differs for the generated tokens alone.
+    constant once a span instead, which differs for the generated tokens alone. A row of a batch in
+    which the region marks nothing is left as it is.
 
     Examples
     --------
@@ -74,11 +77,16 @@ class PASTA(Emphasize):
         super().__init__(region, 1 / self.alpha, layers, heads, phase, stack, steps)
 
     def rewrite(self, program: Program, site: Site, call: Call) -> Program:
-        """Add the gain, on the region and on what was generated."""
+        """Add the gain, on the region and on what was generated; not in rows without the region."""
         edited = super().rewrite(program, site, call)
         if edited is program or site.kind != "decoder":  # other stacks generate nothing
             return edited
-        return edited.with_gain("generated", edited.gains[-1].value)
+        gain: Any = edited.gains[-1].value
+        marked = call.marked(self.region)
+        if not bool(marked.all()):  # all of such a row's prompt counts alike, and so does the rest
+            value = torch.as_tensor(gain, dtype=call.shapes.stat_dtype, device=call.shapes.device)
+            gain = torch.where(marked.to(value.device)[:, None, None], value, 1.0)
+        return edited.with_gain("generated", gain)
 
     def __repr__(self) -> str:
         return super().__repr__().replace("Emphasize(", "PASTA(").replace(
