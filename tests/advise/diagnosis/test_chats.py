@@ -64,7 +64,7 @@ def test_answers_in_other_words_are_counted_as_found_nowhere(
     record = {"prompt": "When was the mill built?", "context": NOTES, "answer": "in the seventies"}
     items = Questions.of([{**record, "id": str(n)} for n in range(6)]).items()
     found = ask(chats, items, [False] * 6)
-    assert found.verdict == "elsewhere"
+    assert found.verdict == "unknown"
     text = " ".join(found.sentences)
     assert "found nowhere in 6" in text and "heads could not be trusted" in text
     assert "raised" not in found and "evidence.last" not in found

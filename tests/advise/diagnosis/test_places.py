@@ -40,6 +40,32 @@ def test_words_are_whole_and_case_does_not_matter() -> None:
     assert asked("19").located == "nowhere"
 
 
+@pytest.mark.parametrize(
+    ("answer", "text", "there"),
+    [
+        ("12", "It weighs 12.5 kg.", False),
+        ("12", "It has 1,812 rooms.", False),
+        ("12", "It opens at 12:30.", False),
+        ("30", "It opens at 12:30.", False),
+        ("12:30", "It opens at 12:30.", True),
+        ("12", "It has 12 rooms, or 12.", True),
+        ("12", "No.12, the mill", True),
+    ],
+)
+def test_a_number_is_no_part_of_another(answer: str, text: str, there: bool) -> None:
+    item = Item("x", f"{text}\n\nThe other is older and larger.\n\nWhat?", answer)
+    assert (Places.of(item, right=False).located == "text") == there
+
+
+def test_evidence_of_a_chat_is_not_looked_for_in_the_question() -> None:
+    said = [{"role": "user", "content": "When was the mill at Oak built?"}]
+    record = {"messages": said, "context": NOTES, "answer": "1877", "evidence": "mill"}
+    (item,) = Questions.of([record]).items()
+    found = Places.of(item, right=False)
+    (hull,) = found.context
+    assert found.evidence and all(hull[0] <= a and b <= hull[1] for a, b in found.evidence)
+
+
 def test_of_several_places_the_likest_to_the_question() -> None:
     found = asked("built")
     assert found.located == "text, several places"

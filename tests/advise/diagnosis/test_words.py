@@ -102,7 +102,7 @@ def test_a_comparison_is_on_the_items_that_have_both() -> None:
 def test_evidence_that_is_found_nowhere() -> None:
     items = [made(f"f{i}", False, located="nowhere", evidence="", evidence_tokens=0)
              for i in range(8)]  # fmt: skip
-    assert verdict(items, True) == "elsewhere"
+    assert verdict(items, True) == "unknown"  # it may stand there in other words
     text = told(items)
     assert "found nowhere in 8" in text and "no failing item has its answer in the context" in text
     assert "looked at" not in text
@@ -125,7 +125,7 @@ def test_what_hiding_did() -> None:
     broken = [made(f"p{i}", True, hidden=False) for i in range(8)]
     assert "breaks 8 of 8 right answers." in told([*failures(7, 0, 0), *broken])
     odd = [replace(one, hidden=i < 2) for i, one in enumerate(failures(7, 0, 0))]
-    assert "Hiding it mends 2 of 7 failures" in told(odd)
+    assert "Hiding it mends 2 of 7 failures; nothing else was hidden to compare" in told(odd)
 
 
 def test_only_what_holds_after_correction_is_told() -> None:
@@ -153,7 +153,23 @@ def test_sentences_that_read_like_instructions(hidden: int) -> None:
     said = {"failing": 10, "passing": 10, "contexts": True, "gain": 5.0, "verdict": "unknown"}
     text = " ".join(sentences(items, (row,), Located([]), said))
     assert "context of 7 of 10 failing items and 1 of 10 passing ones (p = 0.02)" in text
-    assert f"hiding it mends {hidden} of 7" in text
+    assert f"hiding it mends {hidden} of 7 that were asked" in text
+    assert "that have a context" not in text
+    fewer = replace(row, n_failing=9, failing=7 / 9)
+    text = " ".join(sentences(items, (fewer,), Located([]), said))
+    assert "7 of 9 failing items and 1 of 10 passing ones that have a context" in text
+
+
+def test_what_is_of_all_items_is_said_where_some_were_looked_at() -> None:
+    from foveate.advise.diagnosis.compare import means
+
+    row = means("passages", "n", "the data", "passages", [9.0, 8, 9, 8, 9] * 4, [2.0, 3, 2, 3, 2])
+    items = failures(6, 0, 0)
+    said = {"failing": 20, "passing": 5, "contexts": True, "gain": 5.0, "verdict": "unknown"}
+    text = " ".join(sentences(items, (row,), Located([]), said))
+    assert "the number of passages (8.6 passages on failures" in text and ", of all items)" in text
+    said |= {"failing": 6, "passing": 0}
+    assert "of all items" not in " ".join(sentences(items, (row,), Located([]), said))
 
 
 def _looked(one: ItemDiagnosis) -> Any:

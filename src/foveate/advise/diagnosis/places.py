@@ -92,6 +92,8 @@ class Places:
         )
         found = cls(item, bool(right), parts.text, tuple(units), context, asked)
         given = tuple(marked(item, parts.text, "evidence"))
+        # a chat's are words, which may stand in the question too
+        given = tuple(s for s in given if any(_overlap(s, hull) for hull in context)) or given
         if given:
             found = replace(found, evidence=given, located="given")
         else:
@@ -179,7 +181,10 @@ def _answers(text: str, answer: str, units: Sequence[Span]) -> list[int]:
     if not words or len(answer.strip()) < 2 or answer.strip().lower() in _NOWORDS:
         return []
     pattern = r"\s+".join(map(re.escape, words))
-    said = re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE)
+    # 12 is no answer in 12.5, nor in 1,812
+    before = r"(?<!\d[.,:])" if words[0][0].isdigit() else ""
+    behind = r"(?![.,:]\d)" if words[-1][-1].isdigit() else ""
+    said = re.compile(rf"(?<!\w){before}{pattern}(?!\w){behind}", re.IGNORECASE)
     return [i for i, (a, b) in enumerate(units) if said.search(text[a:b])]
 
 

@@ -130,7 +130,8 @@ class Diagnosis:
         Items in all.
     verdict : str
         ``attention`` (raising the evidence mends failures, and raising another passage mends
-        fewer), ``elsewhere`` (it does not), or ``unknown`` (there was too little to tell).
+        fewer), ``elsewhere`` (it mends few, or no context was found), or ``unknown`` (there was
+        too little to tell, or no evidence to raise).
     settings : dict
         Seed, gain, seconds, how the evidence was located, which heads read.
 

@@ -30,6 +30,8 @@ _TOLD = {
     "focus": "attention on the question beside the context",
 }
 
+_OF_ALL = ("passages", "place.inner", "suspicious")  # read off the data, with or without a look
+
 
 def verdict(items: Sequence[ItemDiagnosis], contexts: bool) -> str:
     """``attention``, ``elsewhere`` or ``unknown``; see :class:`Diagnosis`."""
@@ -40,8 +42,7 @@ def verdict(items: Sequence[ItemDiagnosis], contexts: bool) -> str:
     if not contexts:
         return "elsewhere"
     if not raised:
-        lost = sum(not one.evidence for one in failing)
-        return "elsewhere" if len(failing) >= FEW and lost == len(failing) else "unknown"
+        return "unknown"
     mended = sum(bool(one.raised) for one in raised)
     row = _against(raised)
     if row is not None and row[1] > row[0] and row[2] < _ALPHA:
@@ -73,8 +74,9 @@ def sentences(
     found += _looked(failing, passing)
     found += _raised(failing, said["gain"])
     found += _hidden(failing, passing)
-    found += _armed(table, failing)
-    found += _apart(table, failing, passing)
+    sampled = len(items) < said["failing"] + said["passing"]
+    found += _armed(table, failing, said)
+    found += _apart(table, failing, passing, sampled)
     found.append(_verdict(said["verdict"], items, said["contexts"]))
     return tuple(found)
 
@@ -97,8 +99,8 @@ def _sample(
 def _where(items: Sequence[ItemDiagnosis], located: Located, contexts: bool) -> list[str]:
     if not contexts:
         return [
-            "The items have no context, so there is no evidence in front of the model to look at: "
-            "what it answers comes out of its weights."
+            "No context was found beside the questions (of a chat, in what is asked last), so "
+            "there is no evidence to look at. If there is one, give it as context."
         ]
     ways = {
         "given": "given in {}",
@@ -177,13 +179,15 @@ def _hidden(failing: Sequence[ItemDiagnosis], passing: Sequence[ItemDiagnosis]) 
     mended = sum(bool(one.hidden) for one in bad)
     if mended:
         texts.append(
-            f"Hiding it mends {mended} of {_n(len(bad), 'failure')}: there it is in the way, or "
-            "another part of the context says the answer."
+            f"Hiding it mends {mended} of {_n(len(bad), 'failure')}; nothing else was hidden to "
+            "compare, so that may be chance."
         )
     return texts
 
 
-def _armed(table: dict[str, Row], failing: Sequence[ItemDiagnosis]) -> list[str]:
+def _armed(
+    table: dict[str, Row], failing: Sequence[ItemDiagnosis], said: dict[str, Any]
+) -> list[str]:
     row = table.get("suspicious")
     if row is None or not (row.failing or row.passing):
         return []
@@ -193,15 +197,21 @@ def _armed(table: dict[str, Row], failing: Sequence[ItemDiagnosis]) -> list[str]
         f"A sentence that reads like an instruction stands in the context of {held[0]} of "
         f"{row.n_failing} failing items and {held[1]} of {row.n_passing} passing ones"
     )
+    if row.n_failing + row.n_passing < said["failing"] + said["passing"]:
+        text += " that have a context"
     text += f" (p = {_p(row.p)})" if row.p is not None else ""
     asked = [one for one in failing if one.disarmed is not None]
     if asked:
         text += f"; hiding it mends {sum(bool(one.disarmed) for one in asked)} of {len(asked)}"
+        text += " that were asked" if len(failing) < said["failing"] else ""
     return [text + "."]
 
 
 def _apart(
-    table: dict[str, Row], failing: Sequence[ItemDiagnosis], passing: Sequence[ItemDiagnosis]
+    table: dict[str, Row],
+    failing: Sequence[ItemDiagnosis],
+    passing: Sequence[ItemDiagnosis],
+    sampled: bool,
 ) -> list[str]:
     tested = [table[key] for key in _TOLD if key in table and table[key].p is not None]
     if not tested:
@@ -223,7 +233,8 @@ def _apart(
         ]
     parts = [
         f"{_TOLD[row.key]} ({_value(row.failing, row.unit)} on failures, "
-        f"{_value(row.passing, row.unit)} where right; p = {_p(p)})"
+        f"{_value(row.passing, row.unit)} where right; p = {_p(p)}"
+        f"{', of all items' if sampled and row.key in _OF_ALL else ''})"
         for row, p in sure
     ]
     return [f"What differs for sure (after Holm's correction): {'; '.join(parts)}."]
@@ -236,19 +247,20 @@ def _verdict(found: str, items: Sequence[ItemDiagnosis], contexts: bool) -> str:
             "the better when more of the attention goes to it."
         )
     if not contexts:
-        return "So attention on a context is not the trouble: there is none."
+        return "So attention on a context is not the trouble: none was found."
     failing = [one for one in items if not one.right]
     if not any(one.raised is not None for one in failing):
-        return (
-            "Whether attention is the trouble cannot be told: no failing item has evidence that "
-            "could be raised."
-            if found == "unknown"
-            else "So attention is not shown to be the trouble: no failing item has its answer in "
-            "the context, in words that could be found."
-        )
+        why = "evidence that could be raised."
+        if not any(one.evidence for one in failing):
+            why = (
+                "its answer in the context, in words that could be found. Where it stands there in "
+                "other words, give them as evidence."
+            )
+        return f"Whether attention is the trouble cannot be told: no failing item has {why}"
     if found == "elsewhere":
         return (
-            "So attention on the evidence is not the trouble: with it raised, most failures stay."
+            "So too little attention on the evidence is not shown to be the trouble: with it "
+            "raised, most failures stay."
         )
     return (
         "Whether attention is the trouble cannot be told: raising the evidence does not mend "
