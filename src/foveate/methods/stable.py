@@ -8,7 +8,7 @@ The other methods are experimental.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -147,6 +147,8 @@ def _tuned(at: Target, again: bool) -> tuple[Any, ...]:
             "give it a pattern with fv.Select(pattern, stack=…)."
         )
     heads = at.q[1]
+    near: Sequence[int]
+    far: Sequence[int]
     near, far = ((heads - 1,), (1,)) if again else (tuple(range(heads // 2, heads)), (0,))
     choices: list[Choice] = [
         (at.window(5), {0: near}),
