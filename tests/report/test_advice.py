@@ -164,6 +164,17 @@ def test_a_gain_of_nothing_has_an_axis() -> None:
 def test_a_prompt_that_wins_is_said_plainly() -> None:
     assert "A simple rewrite of the prompt wins here" in render(only(kind="prompt"))
     assert "A simple rewrite" not in render(advice())
+    both = advice().verdict
+    first = finalist("quote first", kind="prompt")
+    seen = text_of(render(advice(verdict=replace(
+        both, recommended="quote first", finalists=(first, *both.finalists[::2])))))  # fmt: skip
+    assert "where the choice was made, was not better by more than noise" in seen
+
+
+def test_it_says_what_a_claim_rests_on() -> None:
+    assert "and the exact McNemar test gives p &lt; 0.05." in text_of(render(advice()))
+    speed = text_of(render(advice(goal="speed")))
+    assert "above 0 and the accuracy lost is surely within the margin allowed." in speed
 
 
 @pytest.mark.parametrize("make", [advice, nothing])

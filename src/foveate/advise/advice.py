@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..find._artefact import keep, kept
@@ -240,14 +240,24 @@ class Advice:
     python: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as JSON holds it; policies as the text of their files."""
+        """Plain data, as JSON holds it; policies as the text of their files.
+
+        What is no finite number is None.
+        """
         found = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
-        found["diagnosis"] = None if self.diagnosis is None else self.diagnosis.to_dict()
+        said = self.diagnosis
+        found["diagnosis"] = None if said is None else _plain(said.to_dict())
         return found
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Advice:
-        """The advice that :meth:`to_dict` gave."""
+        """The advice that :meth:`to_dict` gave.
+
+        Raises
+        ------
+        FoveateError
+            For a policy in it that this version cannot use.
+        """
         from .diagnosis import Diagnosis
 
         verdict, said = dict(data["verdict"]), data["diagnosis"]
@@ -275,12 +285,24 @@ class Advice:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write all of it as JSON, for :meth:`load`."""
+        """Write all of it as JSON, for :meth:`load`; the path is returned.
+
+        Raises
+        ------
+        FoveateError
+            If the file cannot be written.
+        """
         return keep(path, _FORMAT, self.to_dict(), indent=1)
 
     @classmethod
     def load(cls, path: str | Path) -> Advice:
-        """Advice that was saved."""
+        """Advice that was saved.
+
+        Raises
+        ------
+        FoveateError
+            If the file cannot be read or holds something else, and as :meth:`of`.
+        """
         with kept(path, _FORMAT, "Advice") as data:
             return cls.of(data)
 
@@ -300,12 +322,10 @@ class Advice:
 
 
 def _policy(text: str) -> Policy:
-    from ..policy import Policy  # which reads files
+    from ..policy import Policy
+    from ..policy.file import parse
 
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "policy.toml"
-        path.write_text(text, "utf-8")
-        return Policy.load(path)
+    return Policy(**parse(text))
 
 
 def _made(kind: type[_T], data: Mapping[str, Any]) -> _T:
@@ -313,6 +333,8 @@ def _made(kind: type[_T], data: Mapping[str, Any]) -> _T:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # a perplexity that overflowed, say: JSON has no such number
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
