@@ -140,7 +140,7 @@ def items(draw):
         return Item("1", f"{whole}\n\n{prompt}", "x", marks, info={"passages": passages})
     said = around.format(prompt.strip())
     if kind == "messages":
-        said = [{"role": "system", "content": "Ann."}, {"role": "user", "content": said}]
+        said = [{"role": "system", "content": "Eve."}, {"role": "user", "content": said}]
     return record(**{kind: said}, context=passages, evidence=[passage])
 
 
