@@ -108,15 +108,20 @@ def main(samples: int = 2000) -> None:
         matrix = np.array([[c == "1" for c in kept["right"][one.name]] for one in pool])
         n = matrix.shape[1]
         for budget, answers in (("all asked", 10**6), ("halving", 5 * n)):
-            began, claims, tried = time.monotonic(), 0, 0
+            began, claims, tried, agreed, both = time.monotonic(), 0, 0, 0, 0
             for seed in range(samples):
                 found = resampled(matrix, pool, seed, answers)
                 tried += found is not None
                 claims += found is not None and found.claimed
+                chosen = set() if found is None else {*found.choices}
+                if len(chosen) == 1 and "nothing" not in chosen:  # by the one part or both halves
+                    agreed += 1
+                    both += found.claimed
             low, high = wilson(claims, samples)
             rows.append(
                 {"matrix": name, "n": n, "candidates": len(pool) - 1, "folds": 2 - (n >= 100),
                  "budget": budget, "samples": samples, "tried": tried, "claims": claims,
+                 "agreed": agreed, "agreed_claims": both,
                  "low": low, "high": high,
                  "seconds": round(time.monotonic() - began, 1)}
             )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from families import build
 from foveate.advise import Advice, advise, run
 from foveate.advise.ask import OutOfTime
 from foveate.advise.candidates import Candidate, candidates
@@ -22,6 +23,7 @@ from foveate.evaluate.journal import Journal
 from foveate.methods.emphasis import Emphasize
 from foveate.policy import Policy
 from foveate.tasks import Distractors, Questions
+from words import tokenizer as words
 
 N = 20
 
@@ -148,6 +150,44 @@ def test_too_few_items_are_told_and_nothing_is_tried(tiny: Any, questions: Any, 
     assert found.verdict.folds == 0 and not found.tried and not found.verdict.claimed
     assert found.verdict.needed and str(found.verdict.needed) in found.verdict.reason
     assert not pool["all"]._asked and found.policy.name == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("answer", "n", "first", "why"),
+    [
+        (
+            ".*",
+            14,
+            "it answers 14 of 14 questions right as it is.",
+            "14 of 14 items answered right",
+        ),
+        ("x{9}", 1, "one question is too few to tell", "1 item, 1 of them answered wrong"),
+    ],
+)
+def test_nothing_to_mend_and_one_question(
+    tiny: Any, questions: Any, pool: Any, answer: str, n: int, first: str, why: str
+) -> None:
+    rows = [{"prompt": f"What is {k}?", "answer": answer, "check": "regex"} for k in range(n)]
+    found = advise(*tiny, rows, minutes=5, progress=False, max_new_tokens=2)
+    assert first in repr(found).splitlines()[0] and why in found.verdict.reason
+    assert not found.tried and found.command == ""
+
+
+def test_what_cannot_be_drawn_does_not_cost_the_advice(
+    tiny: Any, questions: Any, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **more: Any) -> None:
+        raise RuntimeError("no such dimension")
+
+    monkeypatch.setattr(run, "examples", broken)
+    found = advise(*tiny, questions, minutes=5, progress=False)
+    assert found.verdict.claimed and not found.examples
+    assert "No examples: no such dimension" in found.settings["notes"]
+
+
+def test_a_model_with_an_encoder_is_refused() -> None:
+    with pytest.raises(FoveateError, match="reads its prompt in an encoder"):
+        advise(build("t5"), words(), [{"prompt": "w3 w4?", "answer": "w5"}])
 
 
 def test_no_time_is_an_answer_too(

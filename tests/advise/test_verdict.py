@@ -91,7 +91,7 @@ def test_what_no_half_chose_is_not_recommended() -> None:
     one = Searched(NOTHING, (A,), (), True), Searched(A, (A, B), (), True)
     found = verdict(ask, NOTHING, every, base, folds, one, samples=500)
     assert found.recommended == "a" and "chose differently (nothing; a)" in found.reason
-    assert "not that of this policy alone" in found.reason
+    assert "not among these (foveate compare)" in found.reason
 
 
 @pytest.mark.parametrize("n", [60, 120])

@@ -163,6 +163,11 @@ def _checked(model: Any, goal: Any, minutes: Any, margin: Any) -> None:
             f"advise takes a model that generates; {type(model).__name__} was given: "
             "model, tokenizer = fv.load(…)."
         )
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise FoveateError(
+            f"{type(model).__name__} reads its prompt in an encoder; advise takes a language model "
+            "that generates from left to right, such as smollm2."
+        )
 
 
 @dataclass
@@ -382,10 +387,14 @@ class _Advising:
         changed = bool(policy.methods or policy.rewrites)
         asked = Candidate(policy, "method", 1, "") if changed else _AS_IT_IS
         outcomes = self.live.known(asked, items)
-        return examples(
-            self.model, self.tokenizer, items, _baseline_of(base), policy, outcomes,
-            max_new_tokens=self.task.max_new_tokens, seconds=left,
-        )  # fmt: skip
+        try:
+            return examples(
+                self.model, self.tokenizer, items, _baseline_of(base), policy, outcomes,
+                max_new_tokens=self.task.max_new_tokens, seconds=left,
+            )  # fmt: skip
+        except REFUSALS as error:  # what was found is worth more than how it is drawn
+            self.notes.append(f"No examples: {error}")
+            return ()
 
     # -- what is said of it ------------------------------------------------------------------------
     def _stage(self, name: str, until: float | None = None) -> None:

@@ -82,9 +82,9 @@ def reason(found: Found) -> str:
         )  # fmt: skip
         if found.folds == 2:
             said.append(
-                "The level of 5 % is that of choosing so, runs that choose nothing included; it is "
-                "not that of this policy alone. Ask it questions that are not among these (foveate "
-                "compare) before you rely on it."
+                "The level of 5 % is that of choosing so, runs that choose nothing included. "
+                "Halves that agree by chance overstate the gain: ask this policy questions that "
+                "are not among these (foveate compare) before you rely on it."
             )
         if found.simpler:
             said.append(
@@ -141,21 +141,25 @@ def _unclaimed(found: Found) -> str:
 
 def too_few_to_tell(goal: str, n: int, right: int, needed: int, margin: float) -> str:
     """The verdict where nothing is tried."""
-    if goal == "accuracy" and n == right:
+    if goal == "accuracy" and n == right >= 1:
         return (
-            f"All {n} items are right: there is nothing to mend here. Questions that are sometimes "
-            f"answered wrong tell more; of such as these about {needed} would be needed."
+            f"{n} of {_count(n)} answered right: there is nothing to mend. Questions that are "
+            f"sometimes answered wrong tell more; of such as these about {needed} would be needed."
         )
     if goal == "accuracy":
         return (
-            f"{n} items of which {n - right} fail are too few to tell a gain from chance. About "
-            f"{needed} such items are needed for a policy that mends half of the failures (exact "
-            "McNemar, power 80 %)."
+            f"{_count(n)}, {n - right} of them answered wrong: too few to tell a gain from chance. "
+            f"About {needed} such items are needed for a policy that mends half of the failures "
+            "(exact McNemar, power 80 %)."
         )
     return (
-        f"{n} items of which {right} are right are too few to tell that accuracy is kept within "
-        f"{_points(margin)}. At least {needed} are needed, and six right answers among them."
+        f"{_count(n)}, {right} of them answered right: too few to tell that accuracy is kept "
+        f"within {_points(margin)}. At least {needed} are needed, and six right answers among them."
     )
+
+
+def _count(n: int) -> str:
+    return f"{n} item" if n == 1 else f"{n} items"
 
 
 def not_in_time(n: int) -> str:

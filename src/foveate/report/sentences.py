@@ -31,6 +31,10 @@ def headline(advice: Advice) -> tuple[str, str]:
         more = f": {verdict.needed} would do" if verdict.needed else ""
         of = advice.settings.get("of", n)
         some = f"the time held {n} of {of} questions," if of > n else f"{n} questions are"
+        some = "one question is" if of == n == 1 else some
+        if advice.goal == "accuracy" and n and all(advice.baseline.right):
+            held = "" if of == n else f" (of {of}, for which the time is too short)"
+            return "Change nothing yet:", f"it answers {n} of {n} questions right as it is{held}."
         return "Change nothing yet:", f"{some} too few to tell{more}."
     if best is None and not advice.settings.get("complete", True):
         return "Change nothing yet:", "there was no time to try anything; give more minutes."
