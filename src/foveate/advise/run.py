@@ -19,9 +19,8 @@ from ..errors import FoveateError
 from ..evaluate.journal import Journal
 from ..evaluate.keys import described, model_facts, versions
 from ..policy import Policy
-from ..statistics import wilson
-from ..tasks import Item, Questions, Task, prompts
-from .advice import Advice, Baseline, Example, Figure, Tried, Verdict
+from ..tasks import Item, Task, prompts
+from .advice import Advice, Example, Tried, Verdict
 from .apply import command, expression, python
 from .ask import Answered, OutOfTime
 from .candidates import Candidate, candidates, competing, given, left_out, tokens_of
@@ -29,10 +28,12 @@ from .clock import Clock, Plan, Tell, planned, sampled, shown
 from .controls import controls
 from .diagnosis import Diagnosis, diagnose
 from .examples import examples
-from .goals import GOALS, gains
+from .goals import gains
+from .inputs import checked, read, source, whole
 from .live import Live
 from .search import REFUSALS, Searched, search
-from .split import ALPHA, MARGIN, split, too_few
+from .split import MARGIN, split, too_few
+from .sums import baseline_of, nothing_tried, together
 from .verdict import verdict
 from .words import not_in_time, too_few_to_tell
 
@@ -109,9 +110,9 @@ def advise(
     >>> print(advice)
     >>> advice.policy.save("policy.toml"); advice.report("report.html")
     """
-    _checked(model, goal, minutes, margin)
-    _whole("batch_size", batch_size, 1)
-    _whole("seed", seed, 0)
+    checked(model, goal, minutes, margin)
+    whole("batch_size", batch_size, 1)
+    whole("seed", seed, 0)
     own = [given(one, model) for one in policies]
     task = read(data, check)
     if max_new_tokens is not None:
@@ -121,53 +122,8 @@ def advise(
     with shown(progress, clock) as tell:
         made = _Advising(model, tokenizer, task, clock, journal, goal, seed, margin,
                          1 if goal != "accuracy" else batch_size, tell,
-                         _source(data, task), own)  # fmt: skip
+                         source(data, task), own)  # fmt: skip
         return made.advice()
-
-
-def read(data: Any, check: str | None = None) -> Task:
-    """The task that data stand for."""
-    if isinstance(data, Task):
-        return data
-    if isinstance(data, str | Path):
-        return Questions.load(data, check=check)
-    if isinstance(data, Iterable) and not isinstance(data, Mapping):
-        return Questions.of(data, check=check)
-    raise FoveateError(
-        f"data={data!r:.80} was given; the name of a .jsonl or .csv file, a list of dicts with "
-        "prompt and answer, or a task such as fv.tasks.Distractors() was wanted."
-    )
-
-
-def _source(data: Any, task: Task) -> str:
-    """The data as a command takes them; records have to be written to a file first."""
-    if isinstance(data, str | Path):
-        return str(data)
-    return "mine.jsonl" if isinstance(task, Questions) else task.name
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise FoveateError(f"{name}={value!r} was given; a whole number from {least} was wanted.")
-
-
-def _checked(model: Any, goal: Any, minutes: Any, margin: Any) -> None:
-    if goal not in GOALS:
-        raise FoveateError(f"goal={goal!r} was given; it is one of {', '.join(GOALS)}.")
-    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < 1e5:
-        raise FoveateError(f"minutes={minutes!r} was given; a number above 0 was wanted.")
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < 1:
-        raise FoveateError(f"margin={margin!r} was given; a share between 0 and 1 was wanted.")
-    if not isinstance(model, nn.Module) or not hasattr(model, "generate"):
-        raise FoveateError(
-            f"advise takes a model that generates; {type(model).__name__} was given: "
-            "model, tokenizer = fv.load(…)."
-        )
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        raise FoveateError(
-            f"{type(model).__name__} reads its prompt in an encoder; advise takes a language model "
-            "that generates from left to right, such as smollm2."
-        )
 
 
 @dataclass
@@ -215,14 +171,14 @@ class _Advising:
         wanted = too_few(right, self.goal, self.margin)
         tried: tuple[Tried, ...] = ()
         if not base:
-            found = _nothing(not_in_time(len(every)), None)
+            found = nothing_tried(not_in_time(len(every)), None)
         elif wanted is not None:
             why = too_few_to_tell(self.goal, len(base), sum(right), wanted, self.margin)
             if len(base) < len(every):
                 why += (
                     f" There are {len(every)}, for which the time is too short: give more minutes."
                 )
-            found = _nothing(why, wanted)
+            found = nothing_tried(why, wanted)
         else:
             found, tried = self._search(items, base, plan)
         policy = next((one.policy for one in found.finalists
@@ -233,7 +189,7 @@ class _Advising:
             goal=self.goal,
             verdict=found,
             policy=policy,
-            baseline=_baseline_of(base),
+            baseline=baseline_of(base),
             diagnosis=said,
             tried=tried,
             examples=shown_,
@@ -354,7 +310,7 @@ class _Advising:
             controls=self._controls(), expression=expression,
             cost=None if self.goal == "speed" else lambda one: self.live.cost(one, items),
         )  # fmt: skip
-        return made, _together([one.tried for one in found])
+        return made, together([one.tried for one in found])
 
     def _controls(self) -> Callable[[Any], dict[str, Any]]:
         made: Any = None
@@ -389,7 +345,7 @@ class _Advising:
         outcomes = self.live.known(asked, items)
         try:
             return examples(
-                self.model, self.tokenizer, items, _baseline_of(base), policy, outcomes,
+                self.model, self.tokenizer, items, baseline_of(base), policy, outcomes,
                 max_new_tokens=self.task.max_new_tokens, seconds=left,
             )  # fmt: skip
         except REFUSALS as error:  # what was found is worth more than how it is drawn
@@ -442,46 +398,6 @@ class _Advising:
 
 
 _AS_IT_IS = Candidate(Policy(), "nothing", 0, "the model as it is")
-
-
-def _nothing(why: str, needed: int | None) -> Verdict:
-    """The verdict where nothing was tried."""
-    return Verdict(False, "nothing", why, (), needed, 0, ALPHA)
-
-
-def _baseline_of(base: Sequence[Answered]) -> Baseline:
-    n, right = len(base), sum(one.right for one in base)
-    low, high = wilson(right, n) if n else (0.0, 1.0)
-    known = [one.memory for one in base if one.memory is not None]
-    return Baseline(
-        right=tuple(one.right for one in base),
-        ids=tuple(one.id for one in base),
-        replies=tuple(one.reply for one in base),
-        accuracy=Figure(right / n if n else 0.0, low, high, n),
-        seconds=sum(one.seconds for one in base) / n if n else 0.0,
-        memory=max(known) if known else None,
-    )
-
-
-def _together(parts: Sequence[Sequence[Tried]]) -> tuple[Tried, ...]:
-    """What was tried, over all tuning parts; given up where no part kept it."""
-    found: dict[str, Tried] = {}
-    for one in (one for part in parts for one in part):
-        was = found.get(one.name)
-        if was is None:
-            found[one.name] = one
-            continue
-        asked = was.asked + one.asked
-        gone = None not in (was.dropped_at, one.dropped_at)
-        found[one.name] = replace(
-            was,
-            asked=asked,
-            right=was.right + one.right,
-            base_right=was.base_right + one.base_right,
-            seconds=(was.seconds * was.asked + one.seconds * one.asked) / max(1, asked),
-            dropped_at=max(was.dropped_at or 0, one.dropped_at or 0) if gone else None,
-        )
-    return tuple(found.values())
 
 
 def _digest(value: Any) -> str:

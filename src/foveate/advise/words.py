@@ -77,7 +77,7 @@ def reason(found: Found) -> str:
     said.append(f"Gain: {gain(found.gain, found.goal)}, paired bootstrap{_tested(found)}.")
     if found.claimed:
         said.append(
-            "The interval is above 0 and so is the test's verdict." if found.goal == "accuracy"
+            "The interval is above 0, and p under 0.05." if found.goal == "accuracy"
             else "The interval is above 0, and the loss of accuracy is within the margin."
         )  # fmt: skip
         if found.folds == 2:
