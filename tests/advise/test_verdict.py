@@ -163,6 +163,18 @@ def test_speed_that_may_lose_answers_is_not() -> None:
     assert not found.claimed and found.recommended == "nothing"
 
 
+def test_peaks_of_batches_that_differ_are_not_compared() -> None:
+    from foveate.advise.search import Searched
+    from foveate.advise.split import split
+
+    ask, every = recorded({"nothing": [0] * 40, "a": [1] * 40}), items(40)
+    base = ask(NOTHING, every)
+    given = ask, NOTHING, every, base, split([False] * 40, 0), [Searched(A, (A,), (), True)] * 2
+    late = verdict(*given, samples=100, cost=lambda one: None).finalists[0]
+    assert late.memory is None and late.seconds.value == 1.0
+    assert verdict(*given, samples=100).finalists[0].memory == 1.0
+
+
 def test_memory_is_compared_with_what_was_taken_beside() -> None:
     from foveate.advise.ask import Answered
 

@@ -20,7 +20,7 @@ from ..evaluate.journal import Journal
 from ..evaluate.keys import described, model_facts, versions
 from ..policy import Policy
 from ..tasks import Item, Task, prompts
-from .advice import Advice, Example, Tried, Verdict
+from .advice import Advice, Example, Figure, Tried, Verdict
 from .apply import command, expression, python
 from .ask import Answered, OutOfTime
 from .candidates import Candidate, candidates, competing, given, left_out, tokens_of
@@ -308,9 +308,16 @@ class _Advising:
         made = verdict(
             self.live, nothing, items, base, folds, found, goal=self.goal, margin=self.margin,
             controls=self._controls(), expression=expression,
-            cost=None if self.goal == "speed" else lambda one: self.live.cost(one, items),
+            cost=None if self.goal == "speed" else lambda one: self._cost(one, items),
         )  # fmt: skip
         return made, together([one.tried for one in found])
+
+    def _cost(self, one: Candidate, items: Sequence[Item]) -> tuple[Figure, float | None] | None:
+        found = self.live.cost(one, items)
+        if found is None and self.goal == "accuracy":
+            self.notes.append(f"No time to measure {one.name} side by side: its seconds are those "
+                              "of its answers, its memory is not told.")  # fmt: skip
+        return found
 
     def _controls(self) -> Callable[[Any], dict[str, Any]]:
         made: Any = None
