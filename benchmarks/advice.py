@@ -27,7 +27,7 @@ TITLES = {
     "arithmetic": "No gain to find: sums",
     "unknown": "No gain to find: facts that stand nowhere",
     "missing": "No gain to find: the answer is not in the notes",
-    "wins": "A simple prompt wins: twelve passages",
+    "wins": "A simple prompt is enough: the question stands before the notes",
     "qwen2": "A second family: Qwen2's class, questions with choices",
     "gpt2": "A second family: a small GPT-2 trained on a recall task, questions with choices",
 }
@@ -81,7 +81,7 @@ def nulls(small: bool) -> None:
 
 def wins(small: bool) -> None:
     """A data set where what a sensible person tries is enough."""
-    asked("wins", data.twelve(12 if small else 40), 3 if small else 10, small=small)
+    asked("wins", data.asked_first(12 if small else 40), 3 if small else 10, small=small)
 
 
 def second(small: bool) -> None:
