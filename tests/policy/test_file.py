@@ -143,6 +143,10 @@ MODEL = "[model]\nname = 'm'\narchitecture = 'A'\nfingerprint = 'f'\n"
             BASE + "[[method]]\nname = 'Hide'\nregion = 'newest passage'",
             "Hide speaks of 'newest passage', for which this version has no rule",
         ),
+        (BASE + MODEL + "layers = 30\nheads = 9\n[[method]]\nname = 'ACT'\nlayers = [3, 99]",
+         r"policy.toml' cannot.* 1 \(ACT\) names layer 99; the model .*\[model\].* layers 0–29"),
+        (BASE + MODEL + "layers = 30\nheads = 9\n[[method]]\nname = 'PASTA'\n"
+         "region = 'question'\n[method.heads]\n3 = [77]", r"names head 77; .* has heads 0–8"),
         (BASE + "[library]\nfoveate = '99.1.0'", r"found with foveate 99.1.0, and this is"),
         (BASE + "[library]\nfoveate = '0.99.0'", "pip install 'foveate>=0.99.0'"),
         (BASE + "[library]\ntransformers = '99.0'", "transformers 99.0, and this is transformers"),

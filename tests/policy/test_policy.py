@@ -87,7 +87,8 @@ def test_prompts_from_what_a_user_has():
     [
         (7, "something|a question such as"),
         ({"role": "user", "content": "w3"}, r'A chat is \{"messages"'),
-        ({"context": NOTES}, "one of prompt and messages"),
+        ({"context": NOTES}, "prompt and messages was wanted; there is context$"),
+        ({"context": NOTES, "promt": "?"}, r"did you mean prompt, not promt\?"),
         ({"prompt": " "}, "a text was wanted"),
         ([], "no items"),
         ({"prompt": text(3, 4)}, "speaks of 'closest passage', which the item does not have"),
@@ -199,6 +200,18 @@ def test_what_asks_by_itself():
         fv.Policy([asking, fv.SlidingWindow(3)])
 
 
+def test_generate_takes_what_a_user_has():
+    model, tok = build("llama"), tokenizer()
+    items = list(TURNED.prompt(tok, [ASKED, ASKED]).items)
+    want = TURNED.generate(model, tok, items, 4)
+    assert TURNED.generate(model, tok, [ASKED, {**ASKED, "answer": "w9"}], 4) == want
+    assert TURNED.generate(model, tok, ASKED, 4) == want[:1]
+    with pytest.raises(FoveateError, match="a question such as"):
+        TURNED.generate(model, tok, [3], 4)
+    with pytest.raises(FoveateError, match="one of prompt and messages was wanted"):
+        TURNED.generate(model, tok, [{"context": NOTES}], 4)
+
+
 def test_evaluate_takes_one(chats):
     model, tok = chats
     asked = Questions.of([{"context": ["The gate is red.", "The door is blue."],
@@ -258,10 +271,14 @@ def test_other_weights_warn_and_the_same_do_not():
         assert policy.check_model(model) is policy
     with torch.no_grad():
         model.lm_head.weight.add_(1.0)
-    with pytest.warns(UserWarning, match="same architecture and other weights"):
+    with pytest.warns(UserWarning, match="same architecture and other weights") as told:
         policy.check_model(model)
-    with pytest.warns(UserWarning, match="other weights"):
+        with fv.attach(model, policy, prompt=TURNED.prompt(tokenizer(), ASKED)):
+            pass
+    with pytest.warns(UserWarning, match="other weights") as more:
         policy.generate(model, tokenizer(), list(TURNED.prompt(tokenizer(), ASKED).items), 2)
+    # each points at the line that led to it
+    assert len(told) == 2 and {one.filename for one in (*told, *more)} == {__file__}
 
 
 def test_it_says_what_it_is():
@@ -270,3 +287,7 @@ def test_it_says_what_it_is():
     assert repr(both).startswith("Policy('both': 'question twice' + Select(SlidingWindow(window=4")
     assert both.regions == () and TURNED.regions == ("closest passage",)
     assert fv.Policy([fv.ZeroTuning(2.0)]).regions == ()
+    assert fv.Policy(TURNED.methods, ["question twice"]).name == (
+        "question twice + Emphasize on closest passage"
+    )
+    assert fv.Policy(fv.SlidingWindow(4)).name == "Select" and fv.Policy().name == "nothing"

@@ -140,6 +140,8 @@ BAD = [
     ({"answer": "x"}, "one of prompt and messages"),
     ({**GOOD, "messages": []}, "one of prompt and messages"),
     ({"prompt": "?"}, "no answer; the line has prompt"),
+    ({"prompt": "?", "anwser": "x"}, "has prompt, anwser (did you mean answer, not anwser?)"),
+    ({"promt": "?", "answer": "x"}, "did you mean prompt, not promt?"),
     ({**GOOD, "prompt": " "}, "a text was wanted"),
     ({**GOOD, "context": [1]}, "a text or a list of texts"),
     ({**GOOD, "evidence": "at noon"}, "stands nowhere in the context"),
@@ -171,7 +173,7 @@ def test_a_bad_line_is_named_and_nothing_is_read(tmp_path: Path, record: Any, wo
 def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
     with pytest.raises(fv.FoveateError, match="9 bad lines of 9") as caught:
         Questions.load(written(tmp_path, *["{"] * 9))
-    assert "line 5" in str(caught.value) and "and 4 more" in str(caught.value)
+    assert "line 5" in str(caught.value) and "… and lines 6, 7, 8, 9" in str(caught.value)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

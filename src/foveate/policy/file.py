@@ -163,10 +163,12 @@ def _made(data: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
         raise FoveateError("[method] was found; each method begins with [[method]]")
     tensors = _tensors(_table(data, "tensors"), path)
     methods = [_method(n, table, tensors) for n, table in enumerate(tables, 1)]
+    who, grid = _model(_table(data, "model"))
+    for n, method in enumerate(methods, 1):
+        _there(f"[[method]] {n} ({type(method).__name__})", method, grid)
     name = data.get("name", path.stem if path else "policy")
     if not isinstance(name, str) or not name.strip():
         raise FoveateError(f"name = {name!r:.40}; a policy's name is a text")
-    who, grid = _model(_table(data, "model"))
     return {
         "methods": methods,
         "rewrites": tuple(rewrites),
@@ -212,6 +214,23 @@ def _method(number: int, table: Any, tensors: Mapping[str, Tensor]) -> Any:
         whose = f" ({named})" if isinstance(named, str) and named not in str(error) else ""
         raise FoveateError(f"[[method]] {number}{whose}: {error}") from None
     return method
+
+
+def _there(who: str, method: Any, grid: tuple[int, int] | None) -> None:
+    """Refuse layers and heads that the model of the file has not, before a model is there."""
+    scope = getattr(method, "scope", None)
+    if scope is None or grid is None or scope.stack is not None:
+        return
+    by_layer = scope.heads if isinstance(scope.heads, Mapping) else {None: scope.heads or ()}
+    layers = [*(scope.layers or ()), *(n for n in by_layer if n is not None)]
+    heads = [head for some in by_layer.values() for head in some]
+    for what, named, count in (("layer", layers, grid[0]), ("head", heads, grid[1])):
+        for n in named:
+            if not -count <= n < count:
+                raise FoveateError(
+                    f"{who} names {what} {n}; the model that [model] tells of has {what}s "
+                    f"0–{count - 1}"
+                )
 
 
 def _table(data: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping
 
@@ -67,7 +68,7 @@ def same_weights(name: str, wanted: ModelId, model: nn.Module) -> None:
             f"({here.fingerprint}) has the same architecture and other weights: its figures were "
             "not measured here.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=_outside(),
         )
 
 
@@ -91,8 +92,22 @@ def check_versions(found: Mapping[str, str]) -> None:
                 f"This policy was found with {name} {found[name]}; this is {name} {here}: its "
                 "figures were not measured here.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=_outside(),
             )
+
+
+def _outside() -> int:
+    """The stack level, for the function that warns, of the line outside foveate that led to it."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _inside(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _inside(module: str) -> bool:
+    ours = __name__.partition(".")[0]
+    # a context manager of ours is entered by a line of contextlib
+    return module.partition(".")[0] == ours or module == "contextlib"
 
 
 def _series(name: str, version: object) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from ..methods import Select
 from ..patterns import Pattern
 from ..prompt import BUILT_IN, Prompt
 from ..tasks import Item, prompts
-from ..tasks._records import item_of
+from ..tasks._records import question_of
 from ..tasks.answering import replies
 from .file import read, store, write
 from .place import fits, grid_of, module_of, same_weights, versions
@@ -29,6 +29,7 @@ from .rules import RULES
 __all__ = ["Policy"]
 
 _OWN = (*BUILT_IN, *PARTS)  # regions that are there unasked
+_NOTHING = "nothing"
 _REWRITTEN = "rewrites"  # in an item's info: what was done to it
 _ASKED = "rewrites asked"  # and what the policy would have done, had all of it fitted
 
@@ -48,6 +49,7 @@ class Policy:
     rewrites : sequence of str
         Names of :data:`foveate.policy.rewrites.REWRITES`, in the order in which they are done.
     name : str
+        Default: what it holds.
     model : ModelId, optional
         The model it is for; :meth:`for_model` sets it.
     grid : (int, int), optional
@@ -87,7 +89,7 @@ class Policy:
 
     methods: Sequence[Any] = ()
     rewrites: Sequence[str] = ()
-    name: str = field(default="nothing", kw_only=True)
+    name: str = field(default=_NOTHING, kw_only=True)
     model: ModelId | None = field(default=None, kw_only=True)
     grid: tuple[int, int] | None = field(default=None, kw_only=True)
     data: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
@@ -115,6 +117,8 @@ class Policy:
             raise FoveateError(f"name={self.name!r} was given; a policy's name is a text.")
         object.__setattr__(self, "methods", made)
         object.__setattr__(self, "rewrites", tuple(named))
+        if self.name == _NOTHING and (made or named):  # that is what the empty one is called
+            object.__setattr__(self, "name", " + ".join([*named, *map(_called, made)]))
 
     # -- what it speaks of -------------------------------------------------------------------------
     @property
@@ -124,21 +128,22 @@ class Policy:
         return tuple(dict.fromkeys(name for name in named if name not in _OWN))
 
     # -- prompts -----------------------------------------------------------------------------------
-    def items(self, items: Sequence[Item]) -> list[Item]:
+    def items(self, items: Sequence[Item | Mapping[str, Any] | str]) -> list[Item]:
         """Items of a task as the policy asks them: rewritten, and with its regions marked.
 
-        A rewrite that does not fit an item, and a rule that finds nothing in it, leave that item as
-        it is. An item that the policy has rewritten is not rewritten again.
+        Texts and mappings are taken as :meth:`prompt` takes them. A rewrite that does not fit an
+        item, and a rule that finds nothing in it, leave that item as it is. An item that the policy
+        has rewritten is not rewritten again.
 
         Raises
         ------
         FoveateError
-            Where none of the items has a region that the policy speaks of, with the reason; for an
-            item that another policy rewrote.
+            For what is no item; where none of them has a region that the policy speaks of, with
+            the reason; for an item that another policy rewrote.
         """
         if not items:
             raise FoveateError("The policy was given no items to ask.")
-        made = [self._rewritten(item) for item in items]
+        made = [self._rewritten(item) for item in _items(items)]
         for name in self.regions:
             rule = RULES.get(name)
             if rule is not None:
@@ -190,8 +195,7 @@ class Policy:
         FoveateError
             For what is no such question, and as :meth:`items`.
         """
-        given = asked if isinstance(asked, list | tuple) else [asked]
-        items = self.items([_item(number, one) for number, one in enumerate(given, 1)])
+        items = self.items(_items(asked))
         batches = list(prompts(items, tokenizer, len(items)))
         if len(batches) > 1:
             raise FoveateError("Chats and raw texts were given together: a batch is of one kind.")
@@ -208,13 +212,14 @@ class Policy:
         self,
         model: Any,
         tokenizer: Any,
-        items: Sequence[Item],
+        items: Sequence[Item | Mapping[str, Any] | str],
         max_new_tokens: int = 32,
         *,
         batch_size: int = 8,
     ) -> list[str]:
         """Greedy replies to items, one each: what :func:`foveate.evaluate` calls.
 
+        Items are those of a task, or questions as :meth:`prompt` takes them.
         ``fv.evaluate(model, tokenizer, {"dense": [], "mine": policy}, tasks)``. Where a rewrite
         asks for more than the answer, the reply may be longer by its ``extra_tokens``.
         """
@@ -346,6 +351,17 @@ def _asks(one: Any) -> bool:
     return not _acts(one) and callable(getattr(one, "generate", None))
 
 
+def _called(one: Any) -> str:
+    """A method in a name: ``Emphasize on closest passage``."""
+    named = ", ".join(map(str, getattr(one, "regions", ())))
+    return type(one).__name__ + (f" on {named}" if named else "")
+
+
+def _items(asked: Any) -> list[Item]:
+    given = asked if isinstance(asked, list | tuple) else [asked]
+    return [_item(number, one) for number, one in enumerate(given, 1)]
+
+
 def _item(number: int, asked: Any) -> Item:
     if isinstance(asked, Item):
         return asked
@@ -357,8 +373,4 @@ def _item(number: int, asked: Any) -> Item:
             f"{asked!r:.80} was given; a question such as "
             f'{{"context": ["…", "…"], "prompt": "…"}} was wanted.{hint}'
         )
-    record = dict(asked)
-    if "answer" not in record:  # nobody will check the reply
-        record = {k: v for k, v in record.items() if k not in ("check", "choices")}
-        return replace(item_of(number, {**record, "answer": "?"}, None)[0], answer="")
-    return item_of(number, record, None)[0]
+    return question_of(number, asked)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from ..errors import FoveateError
@@ -18,33 +20,51 @@ def item_of(number: int, row: Any, check: str | None) -> tuple[Item, Check]:
     """The question of a line, and how its reply is checked; see :class:`.questions.Questions`."""
     if not isinstance(row, Mapping):
         raise FoveateError(f"an object with prompt and answer was wanted, not {type(row).__name__}")
-    if ("prompt" in row) == ("messages" in row):
-        has = ", ".join(map(str, row)) or "nothing"
-        raise FoveateError(f"one of prompt and messages was wanted; the line has {has}")
+    _one_way(row)
     if "answer" not in row:
-        raise FoveateError(f"there is no answer; the line has {', '.join(map(str, row))}")
+        has = ", ".join(map(str, row))
+        raise FoveateError(f"there is no answer; the line has {has}{_meant(row, 'answer')}")
     choices = row.get("choices")
     how = check_of(row.get("check") or ("choices" if choices else check) or "contains",
                    row["answer"], choices, dict(row))  # fmt: skip
+    wrong = tuple(c for c in choices or () if c != row["answer"])
+    return replace(question_of(number, row), wrong=wrong), how
+
+
+def question_of(number: int, row: Mapping[str, Any]) -> Item:
+    """The same where nobody will check the reply: an answer may be missing."""
+    _one_way(row)
     passages = _passages(row.get("context"))
     context = _BETWEEN.join(passages)
     evidence = _evidence(row.get("evidence"), passages, row)
-    wrong = tuple(c for c in choices or () if c != row["answer"])
     info = {"line": number, **{k: v for k, v in row.items() if k not in FIELDS}}
-    answer = row["answer"] if isinstance(row["answer"], str) else json.dumps(row["answer"])
-    known: dict[str, Any] = {"id": str(row.get("id", number)), "answer": answer, "wrong": wrong}
+    answer = row.get("answer", "")
+    answer = answer if isinstance(answer, str) else json.dumps(answer)
+    known: dict[str, Any] = {"id": str(row.get("id", number)), "answer": answer, "info": info}
     if "messages" in row:
         said = _messages(row["messages"], context)
         marks: dict[str, Any] = {"context": context} if context else {}
         if evidence:
             marks["evidence"] = [passages[i][a:b] for i, a, b in evidence]
-        return Item(content=said, marks=marks, info=info, **known), how
+        return Item(content=said, marks=marks, **known)
     prompt = row["prompt"]
     if not isinstance(prompt, str) or not prompt.strip():
         raise FoveateError(f"prompt={prompt!r}: a text was wanted")
     text, start = _placed(prompt, context)
-    return Item(content=text, marks=_spans(prompt, text, start, passages, evidence),
-                info=info, **known), how  # fmt: skip
+    return Item(content=text, marks=_spans(prompt, text, start, passages, evidence), **known)
+
+
+def _one_way(row: Mapping[str, Any]) -> None:
+    if ("prompt" in row) == ("messages" in row):
+        has = ", ".join(map(str, row)) or "nothing"
+        meant = "" if "prompt" in row else _meant(row, "prompt") or _meant(row, "messages")
+        raise FoveateError(f"one of prompt and messages was wanted; there is {has}{meant}")
+
+
+def _meant(row: Mapping[str, Any], field: str) -> str:
+    """A hint where a field's name is misspelt."""
+    near = get_close_matches(field, [str(key) for key in row if key not in FIELDS], 1)
+    return f" (did you mean {field}, not {near[0]}?)" if near else ""
 
 
 def _placed(prompt: str, context: str) -> tuple[str, int]:

@@ -19,6 +19,7 @@ from .replies import Check
 __all__ = ["Questions"]
 
 _SHOWN = 5  # bad lines told in one refusal
+_NAMED = 20  # of the others, by their numbers
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Questions(Task):
         whole("max_new_tokens", max_new_tokens)
         found: list[Item] = []
         checks: dict[str, Check] = {}
-        bad: list[str] = []
+        bad: list[tuple[int, FoveateError]] = []
         for number, row in rows:
             try:
                 if isinstance(row, FoveateError):
@@ -147,14 +148,17 @@ class Questions(Task):
                 if item.id in checks:
                     raise FoveateError(f"the id {item.id!r} was there before; ids must differ")
             except FoveateError as error:
-                bad.append(f"line {number}: {error}")
+                bad.append((number, error))
                 continue
             found.append(item)
             checks[item.id] = how
         if bad:
-            more = f"\n… and {len(bad) - _SHOWN} more." if len(bad) > _SHOWN else ""
+            rest = [str(number) for number, _ in bad[_SHOWN:]]
+            more = f"\n… and line{'s' * (len(rest) > 1)} {', '.join(rest[:_NAMED])}" if rest else ""
+            more += f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else ""
             lines = f"{len(bad)} bad line{'s' * (len(bad) > 1)} of {len(rows)}; nothing was read"
-            raise FoveateError(f"{source}: {lines}.\n" + "\n".join(bad[:_SHOWN]) + more)
+            told = [f"line {number}: {error}" for number, error in bad[:_SHOWN]]
+            raise FoveateError(f"{source}: {lines}.\n" + "\n".join(told) + more)
         if not found:
             raise FoveateError(f"{source}: there is no question in it; at least one was wanted.")
         said = json.dumps([row for _, row in rows], sort_keys=True, ensure_ascii=False, default=str)
