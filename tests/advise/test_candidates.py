@@ -54,6 +54,9 @@ def test_kinds_and_parts(chats, notes):
     assert found["quote first"].kind == "prompt" and found["quote first"].parts == 1
     pair = found["closest passage last + closest passage × 5"]
     assert pair.kind == "method" and pair.parts == 2
+    assert found["closest passage × 5"].parts == 1
+    assert found["closest passage × 5, layers 3–5"].parts == 2  # all layers are the simpler
+    assert "prompt" in [one.kind for one in list(found.values())[:3]]  # a short run has both kinds
     late = found["closest passage × 5, layers 3–5"].policy.methods[0]
     assert late.layers == [3, 4, 5] and late.gain == 5.0
 
@@ -116,7 +119,7 @@ def test_what_is_given_competes_first(chats, notes, tmp_path):
     assert found[1].kind == "method" and found[2].kind == "prompt" and found[2].parts == 1
     assert competing(pool, []) == pool
     unnamed = competing(pool, [given(fv.Policy([fv.ZeroTuning(0.7)]), model)])[1]
-    assert unnamed.name == "nothing (2)"  # no other may bear that name
+    assert unnamed.name not in names(pool)  # "nothing" among them
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from families import build
 from foveate.advise import Advice, advise, run
 from foveate.advise.ask import OutOfTime
 from foveate.advise.candidates import Candidate, candidates
-from foveate.advise.clock import Clock, Plan, planned, sampled
+from foveate.advise.clock import Clock, Plan, minutes_for_all, planned, sampled
 from foveate.advise.live import Live
 from foveate.advise.run import read
+from foveate.advise.search import rungs
 from foveate.errors import FoveateError
 from foveate.evaluate.journal import Journal
 from foveate.methods.emphasis import Emphasize
@@ -266,8 +267,10 @@ def test_what_the_time_does_not_hold_is_named(
     monkeypatch.setattr(run, "planned", lambda *a: Plan(N, N, 0.0))
     found = advise(*tiny, questions, minutes=5, progress=False)
     assert [one.name for one in found.tried] == ["all"] and found.verdict.claimed
-    assert found.settings["left_out"] == {"some": "the time does not hold it"}
-    assert "The time held 1 of 2 things to try." in found.settings["notes"]
+    assert found.settings["not_tried"] == ["some"] and found.settings["left_out"] == {}
+    said = f"held 1 of 2 things to try; give about {found.settings['minutes_for_all']} minutes"
+    assert said in repr(found).splitlines()[0] and found.settings["minutes_for_all"] > 5
+    assert said in found.verdict.reason.split(". ")[0]
 
 
 def test_questions_longer_than_the_model_reads_are_refused_by_name(
@@ -333,6 +336,11 @@ def test_plans_are_whole_and_forgiving() -> None:
     assert 3 * 24 > planned(24, 4.0, 300).answers >= 24
     assert planned(100, 1.0, 400, beside=True).items < 100
     assert planned(50, 1.0, 900, beside=True).answers < near[0].answers
+    short = planned(24, 1.4, 300)
+    assert rungs(23, 12, short.answers // 2)[0].candidates >= 4
+    most = minutes_for_all(23, 24, 1.4, 300)
+    assert 5 < most < 60
+    assert rungs(23, 12, planned(24, 1.4, 60 * most).answers // 2)[0].candidates == 23
     assert sampled(3, 10, 0) == sampled(3, 10, 0) != sampled(3, 10, 1)
     assert Clock(60).left("search") < Clock(60).left()
 

@@ -37,6 +37,11 @@ def test_with_plenty_of_answers_all_are_asked_everything() -> None:
     assert [(r.candidates, r.items) for r in rungs(20, 25, 500)] == [(20, 25)]
 
 
+def test_with_few_answers_two_are_kept_so_that_more_are_begun() -> None:
+    assert [(r.candidates, r.items) for r in rungs(23, 12, 36)] == [(4, 6), (2, 12)]
+    assert rungs(20, 30, 200)[-1].candidates == 3  # three where all are begun anyway
+
+
 class Counting:
     """Counts what is asked; stops after so many answers."""
 

@@ -269,3 +269,13 @@ def test_write(tmp_path: Path) -> None:
 
 def test_the_file_is_in_the_page() -> None:
     assert "name = &#34;Emphasize&#34;" in render(advice()) and POLICY.to_toml()
+
+
+def test_what_the_time_did_not_hold_is_told_first_and_listed_apart() -> None:
+    settings = {**advice().settings, "not_tried": ["a", "b"], "pool": 6, "minutes_for_all": 9}
+    page = render(advice(settings=settings))
+    said = "The time held 4 of 6 things to try; give about 9 minutes for all."
+    assert said in page.split("</h1>")[0]
+    assert "Not tried: the time does not hold it (2)" in page
+    assert "What did not fit these questions or this model (1)" in page
+    assert said not in render(advice())

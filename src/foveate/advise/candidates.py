@@ -39,8 +39,8 @@ class Candidate:
     kind : "nothing", "prompt", "method" or "pattern"
         A rewrite together with a method is a method.
     parts : int
-        How many things it changes: of two alike the one of fewer parts is the simpler, and a
-        prompt is simpler than a method.
+        How many things it changes, and of how many of these it says where (layers or heads): of
+        two alike the one of fewer parts is the simpler, and a prompt is simpler than a method.
     why : str
         What it is for.
     """
@@ -133,9 +133,18 @@ def competing(pool: Sequence[Candidate], own: Sequence[Policy]) -> list[Candidat
         while name in taken:
             number += 1
             name = f"{policy.name} ({number})"
-        parts = len(policy.methods) + len(policy.rewrites)
-        made.append(Candidate(replace(policy, name=name), idea.kind, parts, "it was given"))
+        named = replace(policy, name=name)
+        made.append(Candidate(named, idea.kind, _parts(policy), "it was given"))
     return [*listed[:1], *made, *listed[1:]]
+
+
+def _parts(policy: Policy) -> int:
+    """Its rewrites and methods, and one more for each that is for some layers or heads alone."""
+    chosen = [
+        any(getattr(one, name, None) is not None for name in ("layers", "heads"))
+        for one in policy.methods
+    ]
+    return len(policy.rewrites) + len(chosen) + sum(chosen)
 
 
 def _does(policy: Policy) -> tuple[Any, ...]:
@@ -160,8 +169,7 @@ def _judged(
             lacks = sum(not RULES[name].fits(item) for name in idea.needs for item in items)
             why = f"{lacks} of {len(items)} items have not what it needs" if lacks else None
         policy = Policy(idea.methods, idea.rewrites, name=idea.name)
-        parts = len(idea.methods) + len(idea.rewrites)
-        yield idea.name, why or Candidate(policy, idea.kind, parts, idea.why)
+        yield idea.name, why or Candidate(policy, idea.kind, _parts(policy), idea.why)
 
 
 class _Refusals:

@@ -10,23 +10,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .search import FINALISTS
+from .search import FINALISTS, rungs
 from .split import ONE_SPLIT
 
-__all__ = ["Clock", "Plan", "Tell", "planned", "shown"]
+__all__ = ["CONTROLS", "Clock", "Plan", "Tell", "minutes_for_all", "planned", "shown"]
 
 Tell = Callable[[str, str, float], None]
 """Called with the stage, what is asked in it, and the seconds left."""
 
 # when each stage has to end, as a share of the time; what one does not use the next ones have
-ENDS = {"baseline": 0.3, "diagnosis": 0.3, "search": 0.72, "verdict": 0.88, "controls": 0.94,
+ENDS = {"baseline": 0.3, "diagnosis": 0.42, "search": 0.74, "verdict": 0.86, "controls": 0.95,
         "examples": 0.98}  # fmt: skip
+CONTROLS = 0.1
+"""Of the time at most, for controls; what was chosen is asked first."""
 _BASELINE = 0.25  # of the time at most, for asking every item once
 _BESIDE = 0.15  # the same where it is asked again beside every answer
 _DIAGNOSIS = 0.1  # of the time, aimed at
-_ASKING = 0.58  # of the time: search and verdict, at the baseline's speed and a quarter more
+_ASKING = 0.75  # of the time: baseline, search and verdict, the last two a quarter slower
 _SLOWER = 1.25
-_SEARCH = 0.7  # of these, where no answers are kept for what reports
+_SEARCH = 0.75  # of these, where no answers are kept for what reports
+_LONGEST = 10_000  # minutes
 _SIZES = (12, 16, 24, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 320, 400, 512, 640, 800, 1024)
 
 
@@ -85,13 +88,29 @@ def planned(items: int, pace: float, seconds: float, beside: bool = False) -> Pl
     most = int((_BESIDE if beside else _BASELINE) * seconds / pace)
     if items > most:
         items = max((n for n in _SIZES if n <= min(items, most)), default=min(items, most))
-    answers = _ASKING * seconds / (_SLOWER * pace * (2 if beside else 1))
+    room = _ASKING * seconds - items * pace  # what the baseline leaves is the search's
+    answers = room / (_SLOWER * pace * (2 if beside else 1))
     report = FINALISTS * items / 2  # answers of the finalists; of two folds' some are the same
     if items >= ONE_SPLIT:  # with few answers as many choose as report
         least = min(answers / 2, report)
     else:  # so few that all are asked everything in both folds, and none is left to report
         least = min(_SEARCH * answers, 2 * report)
     return Plan(items, int(max(answers - report, least)), _DIAGNOSIS * seconds)
+
+
+def minutes_for_all(
+    candidates: int, items: int, pace: float, seconds: float, beside: bool = False
+) -> int:
+    """About how many minutes hold so many candidates, and all items: whole, above those given."""
+    minutes = math.floor(seconds / 60) + 1
+    while minutes < _LONGEST:
+        plan = planned(items, pace, 60 * minutes, beside)
+        folds = 1 if plan.items >= ONE_SPLIT else 2
+        held = rungs(candidates, math.ceil(plan.items / 2), plan.answers // folds)
+        if plan.items == items and held and held[0].candidates == candidates:
+            break
+        minutes = max(minutes + 1, round(1.1 * minutes))
+    return minutes
 
 
 def sampled(count: int, of: int, seed: int) -> list[int]:

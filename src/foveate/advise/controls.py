@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
@@ -46,8 +46,17 @@ class Controls:
     tasks: tuple[Task, ...]
     _base: dict[str, Any] | None = field(default=None, repr=False)
 
-    def measure(self, policy: Policy) -> dict[str, Any]:
+    def measure(
+        self, policy: Policy, progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, Any]:
         """What becomes of the controls under a policy.
+
+        Parameters
+        ----------
+        policy : Policy
+        progress : callable, optional
+            Called with (parts done, parts in all): the plain text, and each kind of questions; the
+            first time also for the model as it is.
 
         Returns
         -------
@@ -57,9 +66,18 @@ class Controls:
             the ``n`` unrelated questions; ``mended`` and ``broken`` among these; ``notes``: what of
             the policy does nothing here, in sentences.
         """
+        done, of = 0, (1 + len(self.tasks)) * (2 if self._base is None else 1)
+
+        def tell() -> None:
+            nonlocal done
+            if progress is not None:
+                progress(done, of)
+            done += 1
+
+        tell()
         if self._base is None:
-            self._base = self._asked(Policy(), None)
-        found = self._asked(policy, self._base)
+            self._base = self._asked(Policy(), None, tell)
+        found = self._asked(policy, self._base, tell)
         pairs = list(zip(self._base["right"], found["right"], strict=True))
         return {
             "perplexity": found["perplexity"],
@@ -72,9 +90,12 @@ class Controls:
             "notes": found["notes"],
         }
 
-    def _asked(self, policy: Policy, base: dict[str, Any] | None) -> dict[str, Any]:
+    def _asked(
+        self, policy: Policy, base: dict[str, Any] | None, tell: Callable[[], None]
+    ) -> dict[str, Any]:
         """The controls under a policy; what it does nothing to is as in ``base``."""
         perplexity, notes = self._perplexity(policy, base)
+        tell()
         right: list[bool] = []
         idle: list[str] = []
         for task in self.tasks:
@@ -85,6 +106,7 @@ class Controls:
             if said is None:
                 idle.append(task.name)
             right += before if said is None else map(task.right, items, said)
+            tell()
         if idle and len(idle) == len(self.tasks):
             notes.append("It does nothing to the unrelated questions, which have nothing it needs.")
         elif idle:

@@ -18,7 +18,7 @@ from ..policy.rules import RULES
 __all__ = ["Idea", "Kind", "accurate", "cheap"]
 
 Kind = Literal["nothing", "prompt", "method", "pattern"]
-_LATE = "the same where the later layers fetch the answer, and the earlier ones are left alone"
+_LATE = "later layers fetch the answer: they look at the closest passage more, the rest as before"
 _ENOUGH = 512  # tokens of a prompt from which a pattern can pay
 
 
@@ -56,7 +56,10 @@ class Idea:
 
 
 def accurate(depth: int) -> list[Idea]:
-    """For a model of so many layers, the most promising first."""
+    """For a model of so many layers, the most promising first.
+
+    Where time is short only the first are tried, so that kinds are mixed there.
+    """
     late = list(range(depth // 2, depth)) if depth > 3 else []
 
     def gain(region: str, by: float, layers: list[int] | None = None, more: str = "") -> Idea:
@@ -76,15 +79,15 @@ def accurate(depth: int) -> list[Idea]:
     return [
         Idea("nothing", "the model as it is"),
         gain("closest passage", 5),
-        *([gain("closest passage", 5, late, _LATE)] if late else []),
+        prompt("closest passage first"),
         gain("closest sentence", 5),
         pair("closest passage last", "closest passage", 5),
+        prompt("closest passages only"),
+        *([gain("closest passage", 5, late, _LATE)] if late else []),
         pair("question twice", "closest passage", 5),
         gain("closest sentence", 12),
         gain("closest passage", 12),
         Idea("AutoPASTA × 5", told, methods=(_autopasta(5.0),), needs=("closest passage",)),
-        prompt("closest passage first"),
-        prompt("closest passages only"),
         gain("closest passage", 2),
         prompt("passages by similarity"),
         gain("question", 5),

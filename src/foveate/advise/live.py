@@ -83,7 +83,8 @@ class Live:
             batch = missing[start : start + self.batch_size]
             self._in_time(len(batch))
             if self.tell is not None:
-                self.tell(candidate.name)
+                named = "as it is" if candidate.kind == "nothing" else candidate.name
+                self.tell(f"{named}: {start} of {len(missing)}")
             began = time.monotonic()
             entries = self._ask(candidate, [made[item.id] for item in batch])
             self.pace = max(0.7 * self.pace, (time.monotonic() - began) / len(batch))

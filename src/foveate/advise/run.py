@@ -24,7 +24,7 @@ from .advice import Advice, Example, Figure, Tried, Verdict
 from .apply import command, expression, python
 from .ask import Answered, OutOfTime
 from .candidates import Candidate, candidates, competing, given, left_out, tokens_of
-from .clock import Clock, Plan, Tell, planned, sampled, shown
+from .clock import CONTROLS, Clock, Plan, Tell, minutes_for_all, planned, sampled, shown
 from .controls import controls
 from .diagnosis import Diagnosis, diagnose
 from .examples import examples
@@ -35,7 +35,7 @@ from .search import REFUSALS, Searched, search
 from .split import MARGIN, split, too_few
 from .sums import baseline_of, nothing_tried, together
 from .verdict import verdict
-from .words import not_in_time, too_few_to_tell
+from .words import held, not_in_time, too_few_to_tell
 
 __all__ = ["advise", "read"]
 
@@ -145,6 +145,7 @@ class _Advising:
     complete: bool = True
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    held: dict[str, Any] = field(default_factory=dict)
 
     def advice(self) -> Advice:
         """All of it."""
@@ -298,19 +299,23 @@ class _Advising:
                        margin=self.margin)
             )  # fmt: skip
         self.complete &= all(one.complete for one in found)
-        late = [name for name in found[0].left_out if all(name in one.left_out for one in found)]
-        self.left_out |= dict.fromkeys(late, "the time does not hold it")
-        if late:
-            self.notes.append(
-                f"The time held {len(pool) - 1 - len(late)} of {len(pool) - 1} things to try."
-            )
+        tried = together([one.tried for one in found])
+        tried = tuple(one for one in tried if one.asked or one.dropped_at is not None)
+        begun = {one.name for one in tried}
+        late = [one.name for one in pool[1:] if one.name not in begun]
+        pace = sum(one.seconds for one in base) / len(base)
+        beside = self.live.beside
+        wanted = minutes_for_all(len(pool) - 1, len(items), pace, self.clock.seconds, beside)
+        self.held = {"not_tried": late, "pool": len(pool) - 1,
+                     "minutes_for_all": wanted if late else None}  # fmt: skip
         self._stage("verdict")
         made = verdict(
             self.live, nothing, items, base, folds, found, goal=self.goal, margin=self.margin,
             controls=self._controls(), expression=expression,
             cost=None if self.goal == "speed" else lambda one: self._cost(one, items),
         )  # fmt: skip
-        return made, together([one.tried for one in found])
+        short = held(self.held)
+        return replace(made, reason=f"{short} {made.reason}" if short else made.reason), tried
 
     def _cost(self, one: Candidate, items: Sequence[Item]) -> tuple[Figure, float | None] | None:
         found = self.live.cost(one, items)
@@ -322,21 +327,31 @@ class _Advising:
     def _controls(self) -> Callable[[Any], dict[str, Any]]:
         made: Any = None
         longest = 20 * self.live.pace  # two dozen short questions and some plain text, at a guess
+        spent, most = 0.0, CONTROLS * self.clock.seconds
 
         def measure(policy: Policy) -> dict[str, Any]:
-            nonlocal made, longest
-            if self.clock.left("controls") <= longest:
+            nonlocal made, longest, spent
+            key = "controls " + _digest([self.facts, described(policy)])
+            if key in self.journal.done:
+                return dict(self.journal.done[key]["controls"])
+            over = spent > 0 and spent + longest > most  # the first is the one that was chosen
+            if over or self.clock.left("controls") <= longest:
                 return {}
-            self.tell("controls", policy.name)
             began = time.monotonic()
+            named = f"plain text and unrelated questions, {policy.name}"
             try:
                 made = made or controls(self.model, self.tokenizer)
-                return dict(made.measure(policy))
+                found = dict(made.measure(
+                    policy, progress=lambda done, of: self.tell("controls", f"{named}: {done}/{of}")
+                ))  # fmt: skip
             except REFUSALS as error:  # plain text longer than the model reads, say
                 self.notes.append(f"No controls of {policy.name}: {error}")
                 return {}
             finally:
                 longest = max(longest, time.monotonic() - began)
+                spent += time.monotonic() - began
+            self.journal.add(key, {"controls": found})
+            return found
 
         return measure
 
@@ -398,6 +413,7 @@ class _Advising:
             "complete": self.complete,
             "notes": list(self.notes),
             "left_out": self.left_out,
+            **self.held,
             "machine": platform.machine(),
             "threads": torch.get_num_threads(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -63,21 +63,31 @@ class Searched:
 def rungs(candidates: int, items: int, answers: int) -> list[Rung]:
     """The schedule that the number of answers allows.
 
-    Each round keeps the better half, and at last three. As many items as go are asked from the
-    beginning; where four are too many, the last candidates are left out.
+    Each round keeps the better half, and at last three, or two where that lets more be tried. As
+    many items as go are asked from the beginning; where four are too many, the last candidates are
+    left out.
     """
+    return max((_held(candidates, items, answers, last) for last in (FINALISTS, 2)), key=_begun)
+
+
+def _held(candidates: int, items: int, answers: int, last: int) -> list[Rung]:
+    """The schedule of most candidates that ends with so many of them."""
     for count in range(candidates, 0, -1):
         for first in range(items, min(_FIRST, items) - 1, -1):
-            plan = _schedule(count, items, first)
+            plan = _schedule(count, items, first, last)
             if _answers(plan) <= answers:
                 return plan
     return []
 
 
-def _schedule(count: int, items: int, first: int) -> list[Rung]:
+def _begun(plan: Sequence[Rung]) -> int:
+    return plan[0].candidates if plan else 0
+
+
+def _schedule(count: int, items: int, first: int, last: int) -> list[Rung]:
     counts = [count]
-    while counts[-1] > FINALISTS and first < items:
-        counts.append(max(FINALISTS, math.ceil(counts[-1] / 2)))
+    while counts[-1] > last and first < items:
+        counts.append(max(last, math.ceil(counts[-1] / 2)))
     steps = len(counts) - 1
     lengths = [round(first * (items / first) ** (k / steps)) for k in range(steps)] + [items]
     return [Rung(*pair) for pair in zip(counts, lengths, strict=True)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .advice import Advice, Figure, Finalist
 
-__all__ = ["Found", "cost", "gain", "not_in_time", "reason", "summary", "too_few_to_tell"]
+__all__ = ["Found", "cost", "gain", "held", "not_in_time", "reason", "summary", "too_few_to_tell"]
 
 _SAVED = {"speed": "the seconds saved", "memory": "the peak bytes saved"}
 
@@ -43,7 +44,10 @@ def gain(figure: Figure, goal: str) -> str:
 
 def cost(one: Finalist) -> str:
     """What a finalist takes, as ratios to the baseline."""
-    said = f"{one.seconds.value:.2f} × the time"
+    took = one.seconds
+    said = f"{took.value:.2f} × the time (95 %: {took.low:.2f} to {took.high:.2f})"
+    if took.low <= 1 <= took.high:
+        said = f"no measurable difference in time: {said}"
     return said if one.memory is None else f"{said}, {one.memory:.2f} × the peak memory"
 
 
@@ -73,35 +77,35 @@ def reason(found: Found) -> str:
             f"Nothing that was tried took less without losing more than {_points(found.margin)} "
             "of accuracy on the tuning part."
         )  # fmt: skip
-    said = _halves(found) if found.folds == 2 else []
-    said.append(f"Gain: {gain(found.gain, found.goal)}, paired bootstrap{_tested(found)}.")
-    if found.claimed:
-        said.append(
-            "The interval is above 0, and p under 0.05." if found.goal == "accuracy"
-            else "The interval is above 0, and the loss of accuracy is within the margin."
-        )  # fmt: skip
-        if found.folds == 2:
-            said.append(
-                "The level of 5 % is that of choosing so, runs that choose nothing included. "
-                "Halves that agree by chance overstate the gain: ask this policy questions that "
-                "are not among these (foveate compare) before you rely on it."
-            )
-        if found.simpler:
-            said.append(
-                f"{found.simpler} looks better still, but not by more than noise where the choice "
-                "was made, or not as simply."
-            )
-    else:
-        said.append(_unclaimed(found))
-    return " ".join(said)
+    measured = f"Gain: {gain(found.gain, found.goal)}, paired bootstrap{_tested(found)}."
+    halves = _halves(found) if found.folds == 2 else []
+    lead = _likely(found) if found.claimed else _unclaimed(found)
+    more = [measured, *halves]
+    if found.claimed and found.simpler:
+        more.append(
+            f"{found.simpler} looks better still, but not by more than noise where the choice "
+            "was made, or not as simply."
+        )
+    return "\n".join([lead, " ".join(more)])
+
+
+def _likely(found: Found) -> str:
+    """What a claim means, in a line."""
+    kept = "" if found.goal == "accuracy" else ", with no more accuracy lost than the margin allows"
+    if found.folds != 2:
+        return f"Likely real: it gained on questions that did not choose it{kept}."
+    agreed = len(set(found.choices)) == 1
+    how = "made the same choice" if agreed else "chose differently"
+    over = " Halves that agree by chance overstate a gain." if agreed else ""
+    return (
+        f"Likely real{kept}. The two halves of the questions {how}; test it on questions that are "
+        f"not among these (foveate compare) before you rely on it.{over}"
+    )
 
 
 def _halves(found: Found) -> list[str]:
     """What each half chose, and what that makes of the gain."""
-    said = [
-        "There are too few items for one half to report alone, so each half chose a policy that "
-        "was reported on the other: the gain is that of choosing so."
-    ]
+    said = ["There are too few items for one half to report alone: each half chose for the other."]
     one, other = found.choices
     all_ = (
         "by the same rule all items together choose nothing."
@@ -109,7 +113,7 @@ def _halves(found: Found) -> list[str]:
         else f"of the two {found.chosen} is what all items choose by the same rule."
     )
     if one != other:
-        said.append(f"They chose differently ({one}; {other}); {all_}")
+        said.append(f"They chose differently ({one}; {other}), and the gain is of both; {all_}")
     elif found.chosen == one:
         said.append(f"Both halves chose the same: {one}.")
     else:
@@ -160,6 +164,16 @@ def too_few_to_tell(goal: str, n: int, right: int, needed: int, margin: float) -
 
 def _count(n: int) -> str:
     return f"{n} item" if n == 1 else f"{n} items"
+
+
+def held(settings: Mapping[str, Any]) -> str:
+    """How many of the things to try the time held, where it did not hold all."""
+    late, of = settings.get("not_tried"), settings.get("pool")
+    if not late or not of:
+        return ""
+    more = settings.get("minutes_for_all")
+    said = f"The time held {of - len(late)} of {of} things to try"
+    return f"{said}; give about {more} minutes for all." if more else f"{said}."
 
 
 def not_in_time(n: int) -> str:

@@ -111,6 +111,7 @@ def _view(advice: Advice) -> dict[str, Any]:
         "split": _split(advice),
         "unasked": list(_unasked(advice)),
         "left_out": advice.settings.get("left_out", {}),
+        "not_tried": advice.settings.get("not_tried", ()),
     }
 
 

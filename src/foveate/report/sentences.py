@@ -15,10 +15,22 @@ __all__ = [
 
 SAVED = {"speed": "time", "memory": "peak memory"}
 """What is saved, by goal."""
+MEMORY_NOISE = 0.05
+"""Of peak memory: what an allocator gives or takes by itself from one run to the next."""
 
 
 def headline(advice: Advice) -> tuple[str, str]:
-    """What to do, and why, in a sentence each that one understands without having been there."""
+    """What to do, and why, in a sentence each that one understands without having been there;
+    where the time did not hold all there is to try, that too.
+    """
+    from ..advise.words import held
+
+    verb, said = _headline(advice)
+    short = held(advice.settings)
+    return verb, f"{said} {short}" if short else said
+
+
+def _headline(advice: Advice) -> tuple[str, str]:
     verdict, n = advice.verdict, len(advice.baseline.right)
     best = verdict.finalists[0] if verdict.finalists else None
     if verdict.recommended != "nothing" and best is not None:
@@ -94,12 +106,20 @@ def counts(one: Finalist) -> str:
 
 
 def _costs(one: Finalist, goal: str) -> str:
-    words = [ratio(one.seconds.value, "time")] if goal != "speed" else []
+    told, free = [], []
+    if goal != "speed":
+        sure = not one.seconds.low <= 1 <= one.seconds.high
+        told += [ratio(one.seconds.value, "time")] if sure else []
+        free += [] if sure else ["time"]
     if one.memory is not None and goal != "memory":
-        words.append(ratio(one.memory, "memory"))
-    told = [word for word in words if not word.startswith("the same")] or words[:1]
+        sure = abs(one.memory - 1) >= MEMORY_NOISE
+        told += [ratio(one.memory, "memory")] if sure else []
+        free += [] if sure else ["memory"]
+    told = [word for word in told if not word.startswith("the same")]
     if not told:
-        return "it costs nothing else that was measured"
+        return f"no measurable cost in {' or '.join(free)}" if free else (
+            "it costs nothing else that was measured"
+        )  # fmt: skip
     return f"it {'takes' if 'less' in told[0] else 'costs'} {' and '.join(told)}"
 
 
