@@ -234,7 +234,8 @@ def test_a_journal_does_not_mix_runs_that_differ(
                                (questions, {"goal": "memory"}))]  # fmt: skip
     assert [one["n"] for one in asked] == [14, N, N, N]
     # whoever is asked three at a time, or alone, takes other seconds and bytes
-    assert asked[2]["asked"] == 3 * N and asked[3]["asked"] == N  # too few for memory: as it is
+    assert asked[2]["asked"] == 3 * N
+    assert asked[3]["asked"] == 0  # too few for memory, whatever is answered
 
 
 def test_an_answer_to_what_is_rewritten_or_marked_otherwise_is_not_taken_over(
@@ -312,6 +313,14 @@ def test_seconds_and_bytes_are_measured_beside(
     assert found.verdict.folds == 2 and len(found.tried) == 2 and found.goal == goal
     assert all(one.mended == one.broken == 0 for one in found.verdict.finalists)
     assert "5.0 points" in found.verdict.reason
+
+
+def test_for_speed_too_few_are_told_before_anything_is_asked(tiny: Any, questions: Any) -> None:
+    found = advise(*tiny, questions, minutes=5, goal="speed", progress=False)
+    assert found.settings["asked"] == 0 and found.diagnosis is None and not found.examples
+    first, second, *_ = repr(found).splitlines()
+    assert first == "Change nothing yet: 20 questions are too few to tell: 52 would do."
+    assert "not asked" in second and "At least 52" in found.verdict.reason
 
 
 def test_speed_is_measured_beside_the_model_as_it_is(tiny: Any, questions: Any) -> None:

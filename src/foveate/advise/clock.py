@@ -25,7 +25,7 @@ CONTROLS = 0.1
 """Of the time at most, for controls; what was chosen is asked first."""
 _BASELINE = 0.25  # of the time at most, for asking every item once
 _BESIDE = 0.15  # the same where it is asked again beside every answer
-_DIAGNOSIS = 0.1  # of the time, aimed at
+_DIAGNOSIS = 0.12  # of the time, aimed at: a quarter more is the end
 _ASKING = 0.75  # of the time: baseline, search and verdict, the last two a quarter slower
 _SLOWER = 1.25
 _SEARCH = 0.75  # of these, where no answers are kept for what reports

@@ -35,7 +35,7 @@ from .search import REFUSALS, Searched, search
 from .split import MARGIN, split, too_few
 from .sums import baseline_of, nothing_tried, together
 from .verdict import verdict
-from .words import held, not_in_time, too_few_to_tell
+from .words import held, not_in_time, too_few_even, too_few_to_tell
 
 __all__ = ["advise", "read"]
 
@@ -126,6 +126,9 @@ def advise(
         return made.advice()
 
 
+_UNCHANGED = Policy()
+
+
 @dataclass
 class _Advising:
     """The stages, in their order, with what they share."""
@@ -160,6 +163,11 @@ class _Advising:
                      self.batch_size]  # fmt: skip
         self.live = Live(self.model, self.tokenizer, self.task, every, self.journal, self.facts,
                          self.batch_size, self.goal != "accuracy")  # fmt: skip
+        least = None if self.goal == "accuracy" else too_few([True] * len(every), self.goal,
+                                                             self.margin)  # fmt: skip
+        if least is not None:  # whatever is answered
+            return self._advice(nothing_tried(too_few_even(len(every), least, self.margin), least),
+                                [], len(every), len(every))  # fmt: skip
         plan = self._plan(every)
         items = [every[i] for i in sampled(plan.items, len(every), self.seed)]
         base = self._baseline(items)
@@ -168,7 +176,7 @@ class _Advising:
         answered = {one.id for one in base}
         items = [item for item in items if item.id in answered]
         right = [one.right for one in base]
-        said = self._diagnosis(items, right, plan)
+        said = self._diagnosis(items, base, plan)
         wanted = too_few(right, self.goal, self.margin)
         tried: tuple[Tried, ...] = ()
         if not base:
@@ -185,7 +193,20 @@ class _Advising:
         policy = next((one.policy for one in found.finalists
                        if one.name == found.recommended), Policy())  # fmt: skip
         policy = self._signed(policy, found, len(items))
-        shown_ = self._examples(items, base, policy)
+        return self._advice(found, base, len(items), len(every), policy, said, tried,
+                            self._examples(items, base, policy))  # fmt: skip
+
+    def _advice(
+        self,
+        found: Verdict,
+        base: Sequence[Answered],
+        n: int,
+        of: int,
+        policy: Policy = _UNCHANGED,
+        said: Diagnosis | None = None,
+        tried: tuple[Tried, ...] = (),
+        shown_: tuple[Example, ...] = (),
+    ) -> Advice:
         return Advice(
             goal=self.goal,
             verdict=found,
@@ -194,7 +215,7 @@ class _Advising:
             diagnosis=said,
             tried=tried,
             examples=shown_,
-            settings=self._settings(len(items), len(every)),
+            settings=self._settings(n, of),
             command=command(self.facts["model"], self.source, policy),
             python=python(self.facts["model"], policy, self.task.max_new_tokens),
         )
@@ -257,8 +278,11 @@ class _Advising:
         return getattr(config, "max_position_embeddings", None)
 
     def _diagnosis(
-        self, items: Sequence[Item], right: Sequence[bool], plan: Plan
+        self, items: Sequence[Item], base: Sequence[Answered], plan: Plan
     ) -> Diagnosis | None:
+        if self.goal != "accuracy":
+            return None  # it is of wrong answers
+        right = [one.right for one in base]
         seconds = min(plan.diagnosis, self.clock.left("diagnosis"))
         if seconds < plan.diagnosis / 2 or not items:
             return None
@@ -271,6 +295,7 @@ class _Advising:
                     self.model, self.tokenizer, items, right, judge=self.task.right,
                     max_new_tokens=self.task.max_new_tokens, batch_size=max(4, self.batch_size),
                     seed=self.seed, seconds=plan.diagnosis,
+                    pace=max(sum(one.seconds for one in base) / len(base), 1e-6),
                     progress=lambda done, of: self.tell("diagnosis", f"{done} of {of}"),
                 )  # fmt: skip
             except REFUSALS as error:
@@ -359,7 +384,8 @@ class _Advising:
         self, items: Sequence[Item], base: Sequence[Answered], policy: Policy
     ) -> tuple[Example, ...]:
         left = self.clock.left("examples")
-        if not base or left <= 0:
+        if not base or left <= 0 or not (self.goal == "accuracy" or policy.methods
+                                         or policy.rewrites):  # fmt: skip
             return ()
         self.tell("examples", policy.name)
         changed = bool(policy.methods or policy.rewrites)

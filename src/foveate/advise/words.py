@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .advice import Advice, Figure, Finalist
 
-__all__ = ["Found", "cost", "gain", "held", "not_in_time", "reason", "summary", "too_few_to_tell"]
+__all__ = [
+    "Found",
+    "cost",
+    "gain",
+    "held",
+    "not_in_time",
+    "reason",
+    "summary",
+    "too_few_even",
+    "too_few_to_tell",
+]
 
 _SAVED = {"speed": "the seconds saved", "memory": "the peak bytes saved"}
 
@@ -132,10 +142,10 @@ def _tested(found: Found) -> str:
 
 def _unclaimed(found: Found) -> str:
     if found.goal != "accuracy":
-        return "That is not enough to claim: the saving is not sure, or the loss may be too large."
+        return "No gain can be claimed: the saving is not sure, or the loss may be too large."
     if found.chosen == "nothing" and found.gain is not None and found.gain.low > 0:
         return "All items together choose no single policy, so nothing is recommended."
-    said = "That is within what chance does: no gain can be claimed."
+    said = "No gain can be claimed: what was measured is within what chance does."
     if found.needed is not None:
         said += (
             f" If it is real, about {found.needed} items would show it (exact McNemar, power 80 %)."
@@ -159,6 +169,14 @@ def too_few_to_tell(goal: str, n: int, right: int, needed: int, margin: float) -
     return (
         f"{_count(n)}, {right} of them answered right: too few to tell that accuracy is kept "
         f"within {_points(margin)}. At least {needed} are needed, and six right answers among them."
+    )
+
+
+def too_few_even(n: int, needed: int, margin: float) -> str:
+    """The verdict for speed and memory where no answers could tell: none is asked for."""
+    return (
+        f"{_count(n)}: too few to tell that accuracy is kept within {_points(margin)}, even if no "
+        f"answer changed. At least {needed} are needed; the model was not asked."
     )
 
 

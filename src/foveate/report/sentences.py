@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from ..advise.advice import Advice, Figure, Finalist
 
 __all__ = [
-    "SAVED", "baseline", "change", "chosen", "counts", "damage", "headline", "number", "ratio",
-    "signed",
+    "MEMORY_NOISE", "SAVED", "baseline", "change", "chosen", "counts", "damage", "headline",
+    "number", "ratio", "signed",
 ]  # fmt: skip
 
 SAVED = {"speed": "time", "memory": "peak memory"}
@@ -42,8 +42,9 @@ def _headline(advice: Advice) -> tuple[str, str]:
     if verdict.folds == 0:
         more = f": {verdict.needed} would do" if verdict.needed else ""
         of = advice.settings.get("of", n)
-        some = f"the time held {n} of {of} questions," if of > n else f"{n} questions are"
-        some = "one question is" if of == n == 1 else some
+        cut = of > advice.settings.get("n", n)
+        some = f"the time held {n} of {of} questions," if cut else f"{of} questions are"
+        some = "one question is" if of == 1 and not cut else some
         if advice.goal == "accuracy" and n and all(advice.baseline.right):
             held = "" if of == n else f" (of {of}, for which the time is too short)"
             return "Change nothing yet:", f"it answers {n} of {n} questions right as it is{held}."
@@ -167,6 +168,8 @@ def damage(found: Mapping[str, Any]) -> Iterator[str]:
 def baseline(advice: Advice) -> str:
     """The model as it is."""
     base = advice.baseline
+    if not base.ids:
+        return "it was not asked"
     peak = "" if base.memory is None else f", {base.memory / 2**20:.0f} MiB at its peak"
     low, high = (f"{100 * one:.0f}" for one in (base.accuracy.low, base.accuracy.high))
     return (

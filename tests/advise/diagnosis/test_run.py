@@ -141,6 +141,7 @@ def test_time_makes_a_seeded_balanced_sample(monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(one.right for one in once.items) == [False, False, True, True]
     assert [one.id for one in once.items] == [one.id for one in again.items]
     assert "Looked at: 2 failing and 2 passing ones, drawn by lot" in once.sentences[0]
+    assert told[0][0] == 0  # from the beginning
     assert told[-1] == (12, 12)  # 4 looked at, 4 hidden, 2 raised, 2 controls
 
 
@@ -150,8 +151,10 @@ def test_what_can_be_afforded_is_rounded(monkeypatch: pytest.MonkeyPatch) -> Non
     clock = iter([0.0, 4.0] * 3)  # a batch of 4 takes 4 s: an answer 1 s, an item 4 answers
     monkeypatch.setattr(run.time, "perf_counter", lambda: next(clock))
     model = counting.model()
-    for seconds, fit in ((36.0, 12), (67.0, 12), (68.0, 16)):
+    for seconds, fit in ((36.0, 8), (67.0, 12), (68.0, 16)):
         assert run._affordable(model, words.tokenizer(), cases, seconds, 4, 1) == fit
+    assert run._affordable(None, None, cases, 36.0, 4, 1, 1.0) == 8  # no batch is asked
+    assert run._affordable(None, None, cases, 0.1, 4, 1, 1.0) == 4
 
 
 def test_time_that_is_up_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +178,7 @@ def test_time_that_is_up_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"right": [True, "no"]}, "True where it was answered rightly"),
         ({"gain": 1.0}, "above 1"),
         ({"seconds": 0}, "above 0"),
+        ({"pace": 0}, "pace=0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"max_new_tokens": 1.5}, "max_new_tokens=1.5"),
         ({"model": "smollm2"}, "a model that generates"),

@@ -26,8 +26,9 @@ from .words import sentences, verdict
 
 __all__ = ["diagnose"]
 
-_LATE = 1.5  # times the seconds given, after which no more items are begun
-_SIZES = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_LATE = 1.25  # times the seconds given, by which the items begun are to be through
+_LOOKING = 1.5  # times an answer's seconds, where it is measured or edited
+_SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def diagnose(
@@ -42,6 +43,7 @@ def diagnose(
     batch_size: int = 8,
     seed: int = 0,
     seconds: float | None = None,
+    pace: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Diagnosis:
     """Why do these items fail? Where the model looks when it fails and when not, and if it matters.
@@ -71,8 +73,10 @@ def diagnose(
         Of the sample, of which other passage is raised, and of the tests' draws.
     seconds : float, optional
         Aim at this: a sample of the items, failing and passing in turns, is looked at. Its size is
-        rounded (12, 16, 24, 32, …), so that small differences in speed do not change it. No
-        more are begun after 1.5 times as long. Default: all items.
+        rounded (4, 6, 8, 12, 16, …), so that small differences in speed do not change it. No
+        more are begun that would end after 1.25 times as long. Default: all items.
+    pace : float, optional
+        Seconds an answer, if they are known: then no batch is asked to find them.
     progress : callable, optional
         Called with (answers given, answers in all).
 
@@ -106,7 +110,7 @@ def diagnose(
     >>> print(fv.diagnose(model, tokenizer, items, right, judge=task.right))
     """
     start = time.perf_counter()
-    _check(model, items, right, gain, batch_size, max_new_tokens, seconds)
+    _check(model, items, right, gain, batch_size, max_new_tokens, seconds, pace)
     judge = judge or (lambda item, reply: item.right(reply))
     every = [Places.of(item, bool(good), seed) for item, good in zip(items, right, strict=True)]
     failing, passing = sum(not c.right for c in every), sum(c.right for c in every)
@@ -121,8 +125,11 @@ def diagnose(
         )  # fmt: skip
 
     kept = _sample(every, seed)
+    if progress is not None:
+        progress(0, sum(map(_answers, kept)))
     if seconds is not None:
-        kept = kept[: _affordable(model, tokenizer, kept, seconds, batch_size, max_new_tokens)]
+        one = _LOOKING * pace if pace is not None else None
+        kept = kept[: _affordable(model, tokenizer, kept, seconds, batch_size, max_new_tokens, one)]
     located = locate(model, tokenizer, kept, batch_size=batch_size, seed=seed)
     total, done = sum(_answers(case) for case in located.cases), 0
 
@@ -136,14 +143,17 @@ def diagnose(
     cases: list[Places] = []
     looked: list[Looked] = []
     answers: list[dict[str, bool | None]] = []
+    tell(0)
     for first in range(0, len(kept), 2 * batch_size):  # half of them fail: full batches of these
         # in the order of the lot, for time may be up; like lengths together, which pad less
         some = located.cases[first : first + 2 * batch_size]
+        began = time.perf_counter()
         some = sorted(some, key=lambda c: (isinstance(c.item.content, list), len(c.text)))
         cases += some
         looked += asking.look(some)
         answers += asking.answers(some)
-        if seconds is not None and time.perf_counter() - start > _LATE * seconds:
+        now = time.perf_counter()
+        if seconds is not None and now - start + (now - began) > _LATE * seconds:
             break
     chosen, basis = _reading(cases, looked)
     table = tuple(
@@ -179,17 +189,38 @@ def _answers(case: Places) -> int:
 
 
 def _affordable(
-    model: Any, tokenizer: Any, cases: Sequence[Places], seconds: float, size: int, most: int
+    model: Any,
+    tokenizer: Any,
+    cases: Sequence[Places],
+    seconds: float,
+    size: int,
+    most: int,
+    one: float | None = None,
 ) -> int:
-    """How many of the cases fit into the time: by the clock of one batch, rounded down."""
-    first = next(iter(prompted(model, tokenizer, cases[:size], size)))
-    start = time.perf_counter()
-    look(model, tokenizer, first, most)
-    took = time.perf_counter() - start
-    one = took / len(first.cases)
-    costs = accumulate(one * _answers(case) for case in cases)
+    """How many of the cases fit into the time: at so many seconds an answer, or by the clock of one
+    batch; rounded down.
+    """
+    took = 0.0
+    if one is None:
+        first = next(iter(prompted(model, tokenizer, cases[:size], size)))
+        start = time.perf_counter()
+        look(model, tokenizer, first, most)
+        took = time.perf_counter() - start
+        one = took / len(first.cases)
+    lost = any(_lost(case) for case in cases)  # then heads are asked, of all
+
+    def answers(case: Places) -> int:
+        found = 2 if case.right else 4  # what evidence asks for, once heads have found it
+        return max(_answers(case), found * _lost(case)) + lost
+
+    costs = accumulate(one * answers(case) for case in cases)
     fit = sum(took + cost <= seconds for cost in costs)
     return fit if fit == len(cases) else max((n for n in _SIZES if n <= fit), default=_SIZES[0])
+
+
+def _lost(case: Places) -> bool:
+    """Whether heads will be asked where its evidence is."""
+    return not case.evidence and len(case.units) > 1
 
 
 def _reading(
@@ -273,6 +304,7 @@ def _check(
     batch_size: int,
     max_new_tokens: int,
     seconds: float | None,
+    pace: float | None,
 ) -> None:
     if not isinstance(model, nn.Module) or not hasattr(model, "generate"):
         raise FoveateError(
@@ -306,5 +338,6 @@ def _check(
                                "wanted.")  # fmt: skip
     if not isinstance(gain, int | float) or not gain > 1:
         raise FoveateError(f"gain={gain!r} was given; to raise the evidence it is above 1.")
-    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
-        raise FoveateError(f"seconds={seconds!r} was given; a number above 0 was wanted.")
+    for name, given in (("seconds", seconds), ("pace", pace)):
+        if given is not None and not (isinstance(given, int | float) and given > 0):
+            raise FoveateError(f"{name}={given!r} was given; a number above 0 was wanted.")
