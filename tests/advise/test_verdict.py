@@ -25,6 +25,7 @@ def test_a_gain_that_is_there_is_claimed(n: int) -> None:
     assert best.gain.low > 0 and best.p < 0.05
     assert best.gain.value == pytest.approx((best.mended - best.broken) / best.gain.n)
     assert "bootstrap" in found.reason and "McNemar" in found.reason
+    assert found.reason.startswith("Likely real") and len(found.reason.splitlines()) == 2
     assert ("Both halves chose the same" in found.reason) == (n < 100)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps  # its texts are Python's, and in double quotes
 from shlex import quote
 
 from ..errors import FoveateError
@@ -40,15 +41,12 @@ def python(model: str, policy: Policy, max_new_tokens: int) -> str:
     lines = [
         "import foveate as fv",
         "",
-        f'model, tokenizer = fv.load("{model}")',
+        f"model, tokenizer = fv.load({dumps(model, ensure_ascii=False)})",
         'policy = fv.Policy.load("policy.toml")',
         'asked = {"context": ["…", "…"], "prompt": "…"}  # as in a line of the data',
     ]
     if policy.asking is not None:
-        lines += [
-            'item = fv.tasks.Questions.of([{**asked, "answer": "?"}]).items()[0]',
-            f"print(policy.generate(model, tokenizer, [item], {max_new_tokens})[0])",
-        ]
+        lines.append(f"print(policy.generate(model, tokenizer, [asked], {max_new_tokens})[0])")
         return "\n".join(lines)
     longer = f"max_new_tokens={max_new_tokens + _extra(policy)}"
     reply = "tokenizer.decode(ids[0, prompt.length :], skip_special_tokens=True)"

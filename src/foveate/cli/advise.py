@@ -151,7 +151,8 @@ def show(advice: Advice, saved: str | None, model: str, data: str) -> None:
     if verdict.finalists:
         out.print(_finalists(advice))
     out.print("[bold]Verdict[/]")
-    out.print(Text(f"  {verdict.reason}"))
+    for line in verdict.reason.splitlines():
+        out.print(Text(f"  {line}"))
     if not settings["complete"]:
         out.print(f"  [yellow]{_CHANCE}[/]")
     for note in settings["notes"]:
@@ -167,11 +168,11 @@ def show(advice: Advice, saved: str | None, model: str, data: str) -> None:
     if saved is None:
         out.print("  [dim]--out policy.toml writes it (with --resume nothing is asked again).[/]")
     where = saved or "policy.toml"
+    # both at the margin: to be copied
     out.print("\n[bold]On the command line[/]")
-    out.print(Text("  " + advice.command.replace("policy.toml", where)), soft_wrap=True)
+    out.print(Text(advice.command.replace("policy.toml", where)), soft_wrap=True)
     out.print("\n[bold]In Python[/]")
-    for line in advice.python.replace("policy.toml", where).splitlines():
-        out.print(Text(f"  {line}"), soft_wrap=True)
+    out.print(Text(advice.python.replace("policy.toml", where)), soft_wrap=True)
 
 
 def _damage(found: dict[str, Any]) -> list[str]:
@@ -190,7 +191,10 @@ def _damage(found: dict[str, Any]) -> list[str]:
 
 
 def _tried(advice: Advice) -> Table:
-    made = _table(f"Tried on the tuning part ({len(advice.tried)} policies)")
+    where = "on the tuning part"
+    if advice.verdict.folds == 2:
+        where = "on each half, to choose for the other: both together"
+    made = _table(f"Tried {where} ({len(advice.tried)} policies)")
     made.add_column("policy", min_width=24, overflow="fold")
     for name in ("kind", "right", "as it is", "s/item", ""):
         made.add_column(name, justify="right", no_wrap=True)
@@ -211,14 +215,14 @@ def _finalists(advice: Advice) -> Table:
     made = _table(f"{where} (n = {n})")
     made.add_column("policy", min_width=24, overflow="fold")
     unit = "points" if advice.goal == "accuracy" else "% saved"
-    for name in (f"gain, {unit}", "95 %", "p", "mended", "broken", "time"):
+    for name in (f"gain, {unit}", "95 %", "p", "mended", "broken", "time, 95 %"):
         made.add_column(name, justify="right", no_wrap=True)
     for one in advice.verdict.finalists:
         chosen = one.name == advice.verdict.recommended
         made.add_row(
             Text(one.name, style="bold green" if chosen else ""), f"{100 * one.gain.value:+.1f}",
             f"{100 * one.gain.low:+.0f}…{100 * one.gain.high:+.0f}", f"{one.p:.2g}",
-            str(one.mended), str(one.broken), f"{one.seconds.value:.2f} ×",
+            str(one.mended), str(one.broken), f"{one.seconds.low:.2f}…{one.seconds.high:.2f} ×",
         )  # fmt: skip
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ def write(policy: Policy) -> tuple[str, bytes | None]:
     if policy.figures:
         data["figures"] = plain(policy.figures, "figures")
     model = policy.model.name if policy.model else "smollm2"
-    return dumps(data, HEAD.replace("MODEL", model)), stored
+    return dumps(data, HEAD.replace('"MODEL"', json.dumps(model, ensure_ascii=False))), stored
 
 
 def store(path: Path, text: str, tensors: bytes | None) -> Path:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Literal
 
 from ..errors import FoveateError
@@ -185,11 +184,12 @@ def _words(text: str) -> list[str]:
     return [w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in found]
 
 
-def _occurrences(text: str, words: str) -> Iterator[Span]:
+def _occurrences(text: str, words: str, step: int | None = None) -> Iterator[Span]:
+    """Each place of some words; with ``step=1`` those that overlap, too."""
     at = text.find(words) if words else -1
     while at >= 0:
         yield at, at + len(words)
-        at = text.find(words, at + len(words))
+        at = text.find(words, at + (step or len(words)))
 
 
 def _last_user(item: Item) -> int:
@@ -248,17 +248,29 @@ def _listed(item: Item, text: str, context: Span) -> list[Span]:
     given = item.info.get("passages")
     if not isinstance(given, list | tuple) or not all(isinstance(p, str) and p for p in given):
         return []
-    found: list[Span] = []
-    for passage in given:
-        free = (s for s in _occurrences(text, passage)
-                if context[0] <= s[0] and s[1] <= context[1] and s not in found)  # fmt: skip
-        span = next(free, None)
-        if span is None:
-            return []
-        found.append(span)
-    found.sort()
-    apart = all(one[1] <= two[0] for one, two in pairwise(found))
-    return found if apart else []
+    # one may hold another's words: the longest choose first
+    named = sorted(given, key=lambda one: (-len(one), one))
+    places = [
+        [s for s in _occurrences(text, passage, 1) if context[0] <= s[0] and s[1] <= context[1]]
+        for passage in named
+    ]
+    return sorted(_apart(named, places, ()) or ()) if all(places) else []
+
+
+def _apart(
+    named: Sequence[str], places: Sequence[Sequence[Span]], taken: tuple[Span, ...]
+) -> tuple[Span, ...] | None:
+    """One place for each passage so that no two overlap; passages alike stand in their order."""
+    n = len(taken)
+    if n == len(named):
+        return taken
+    after = taken[-1][1] if n and named[n] == named[n - 1] else 0
+    for a, b in places[n]:
+        if a >= after and all(b <= c or d <= a for c, d in taken):
+            found = _apart(named, places, (*taken, (a, b)))
+            if found is not None:
+                return found
+    return None
 
 
 def _without(span: Span, hole: Span | None) -> list[Span]:

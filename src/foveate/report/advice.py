@@ -87,7 +87,7 @@ def _view(advice: Advice) -> dict[str, Any]:
         "verb": verb,
         "said": said,
         "changes": chosen is not None,
-        "reason": verdict.reason,
+        "reason": verdict.reason.splitlines(),
         "baseline": words.baseline(advice),
         "late": not advice.settings.get("complete", True),
         "minutes": advice.settings.get("minutes"),

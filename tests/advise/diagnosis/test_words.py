@@ -112,7 +112,8 @@ def test_how_the_evidence_was_located_is_said() -> None:
     items = [made("a", False), made("b", True, located="text"), made("c", False, located="heads")]
     text = told(items, Located([], 1, 9, 10, "these items"))
     assert "given in 1; found by the answer's own words in 1; found by where copying heads" in text
-    assert "such heads find it in 9 of 10" in text
+    assert "(Checked on 10 items (more than were looked at) whose evidence is known: " in text
+    assert "such heads find it in 9.)" in text
     assert "not trusted" not in told(items) and "2 of 9" in told(
         items, Located([], 0, 2, 9, "not trusted")
     )

@@ -115,9 +115,11 @@ def _where(items: Sequence[ItemDiagnosis], located: Located, contexts: bool) -> 
     parts = [text.format(count[way]) for way, text in ways.items() if count[way]]
     text = f"Of {_n(len(items), 'item')}, the evidence was {'; '.join(parts)}."
     if located.how == "these items":
+        known = sum(one.located in ("given", "text", "text, several places") for one in items)
+        more = " (more than were looked at)" if located.tried > known else ""
         text += (
-            f" (Checked: where the evidence is known, such heads find it in {located.hits} of "
-            f"{located.tried}.)"
+            f" (Checked on {_n(located.tried, 'item')}{more} whose evidence is known: such heads "
+            f"find it in {located.hits}.)"
         )
     elif located.how == "needles":
         text += " (The heads were calibrated on needles in other text, not checked on these items.)"
@@ -262,9 +264,12 @@ def _verdict(found: str, items: Sequence[ItemDiagnosis], contexts: bool) -> str:
             "So too little attention on the evidence is not shown to be the trouble: with it "
             "raised, most failures stay."
         )
+    asked = sum(one.raised is not None for one in failing)
     return (
         "Whether attention is the trouble cannot be told: raising the evidence does not mend "
-        "more than raising another passage does, by more than chance."
+        f"more than raising another passage does, by more than chance. Only {_n(asked, 'failure')} "
+        "could be asked, so that does not speak against a change of attention that is measured on "
+        "all questions."
     )
 
 
