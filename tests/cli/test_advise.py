@@ -59,6 +59,7 @@ def test_from_a_file_to_a_policy_and_a_page(run: Any, mine: Path, tmp_path: Path
     assert done.exit_code == 0, done.output
     assert "As it is" in done.output and "0 of 14 right" in done.output
     assert "Verdict" in done.output and "change nothing" in done.output
+    assert f"policy: {policy} (it changes nothing)" in done.output
     assert Policy.load(policy).methods == () and page.stat().st_size > 1000
     assert not list((tmp_path / "home" / "advise").iterdir())  # ended: nothing to take up
 

@@ -92,6 +92,11 @@ def test_methods_are_understood() -> None:
     assert name == "Emphasize(evidence, gain=5)" and (one.region, one.gain) == ("evidence", 5)
     _, (one,) = method("Emphasize('evidence', 0.5, heads={3: [0, 1]}, layers=[-1, 3])")
     assert one.heads == {3: [0, 1]} and one.layers == [-1, 3]
+    _, (one,) = method("Emphasize('evidence', 0.5, layers=range(15, 18))")
+    assert one.layers == [15, 16, 17]
+    for wrong in ("range(1, 9, 0)", "range(10**9)", "range(x)", "range(20000)"):
+        with pytest.raises(FoveateError, match="no number, text, list"):
+            method(f"Emphasize('evidence', 0.5, layers={wrong})")
     _, (one,) = method("Emphasize(evidence, 2, heads=[(5, 0), (7, 3)], phase=None)")
     assert one.heads == [(5, 0), (7, 3)]
     name, made = method(" both of them = Emphasize(evidence, 2) + Hide(decoy) + Hide(question)")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from json import dumps  # its texts are Python's, and in double quotes
+from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from ..errors import FoveateError
 from ..policy import Policy
@@ -22,16 +25,41 @@ def expression(policy: Policy) -> str:
             parts.append(repr(one))
             continue
         given = {k: v for k, v in table.items() if k not in ("name", "none")}
-        said = ", ".join(f"{k}={v!r}" for k, v in given.items())
+        said = ", ".join(f"{k}={_short(v)}" for k, v in given.items())
         parts.append(f"{table['name']}({said})")
     return " + ".join(parts) or "nothing"
 
 
+def _short(value: Any) -> str:
+    """A value as written; layers in a row as a range, which the command line reads too."""
+    if isinstance(value, Sequence) and len(value) > 2 and all(type(one) is int for one in value):
+        row = range(value[0], value[0] + len(value))
+        if list(value) == list(row):
+            return repr(row)
+    return repr(value)
+
+
 def command(model: str, data: str, policy: Policy) -> str:
-    """The command that shows the policy beside the model as it is, on the same questions."""
+    """The command that shows the policy beside the model as it is, on questions that did not choose
+    it.
+    """
     if not policy.methods and not policy.rewrites:
         return ""
-    return f"foveate compare --model {quote(model)} --task {quote(data)} --policy policy.toml"
+    task = quote(_other(data))
+    return f"foveate compare --model {quote(model)} --task {task} --policy policy.toml"
+
+
+def _other(data: str) -> str:
+    """Another file than the one that chose; of a task, another seed."""
+    suffix = Path(data).suffix.lower()
+    if suffix in (".jsonl", ".csv"):
+        return f"other{suffix}"
+    head, _, rest = data.strip().partition("(")
+    given = [one.strip() for one in rest.removesuffix(")").split(",") if one.strip()]
+    seeds = [one.partition("=")[2].strip() for one in given if one.startswith("seed")]
+    seed = int(seeds[0]) + 1 if seeds and seeds[0].isdigit() else 1
+    kept = [one for one in given if not one.startswith("seed")]
+    return f"{head}({', '.join([*kept, f'seed={seed}'])})"
 
 
 def python(model: str, policy: Policy, max_new_tokens: int) -> str:

@@ -340,7 +340,10 @@ class _Advising:
             cost=None if self.goal == "speed" else lambda one: self._cost(one, items),
         )  # fmt: skip
         short = held(self.held)
-        return replace(made, reason=f"{short} {made.reason}" if short else made.reason), tried
+        if short:  # behind what it means
+            first, *rest = made.reason.splitlines()
+            made = replace(made, reason="\n".join([first, short, *rest]))
+        return made, tried
 
     def _cost(self, one: Candidate, items: Sequence[Item]) -> tuple[Figure, float | None] | None:
         found = self.live.cost(one, items)

@@ -93,8 +93,7 @@ def advise(
         if resume is None and not Path(journal).stat().st_size:
             Path(journal).unlink()  # nothing was asked
         raise
-    shown = command(model, data, advice.policy)
-    advice = replace(advice, command=f"{shown} --n {n}" if shown and n else shown)
+    advice = replace(advice, command=command(model, data, advice.policy))
     if resume is None:
         Path(journal).unlink(missing_ok=True)
     if save is not None:
@@ -105,6 +104,9 @@ def advise(
         common.print_json(advice.to_dict())
         return
     show(advice, None if save is None else str(save), model, data)
+    if save is not None:
+        empty = "" if advice.policy.methods or advice.policy.rewrites else " (it changes nothing)"
+        err.print(f"policy: {save}{empty}", soft_wrap=True, markup=False)
     if report is not None:
         err.print(f"report: {report}")
 

@@ -167,7 +167,9 @@ def _made(node: ast.expr, text: str, known: Mapping[str, type], what: str) -> An
 
 
 def _literal(node: ast.expr, text: str, what: str) -> Any:
-    """A number, a text (a bare word is one), True, False, None; lists, tuples, dicts of them."""
+    """A number, a text (a bare word is one), True, False, None; lists, tuples, dicts of them; and
+    ``range(15, 30)`` as a list.
+    """
     if isinstance(node, ast.Constant) and not isinstance(node.value, bytes | complex):
         if node.value is not Ellipsis:
             return node.value
@@ -180,6 +182,11 @@ def _literal(node: ast.expr, text: str, what: str) -> Any:
     elif isinstance(node, ast.Dict) and None not in node.keys:
         keys = [_literal(one, text, what) for one in node.keys if one is not None]
         return dict(zip(keys, [_literal(one, text, what) for one in node.values], strict=True))
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
+        ends = [_literal(one, text, what) for one in node.args]
+        small = all(type(one) is int and abs(one) < 10_000 for one in ends)
+        if small and 1 <= len(ends) <= 3 and ends[2:] != [0]:
+            return list(range(*ends))
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = _literal(node.operand, text, what)
         if isinstance(value, int | float) and not isinstance(value, bool):
