@@ -53,6 +53,14 @@ def test_see_looks_at_what_the_policy_asks(run: Any, tmp_path: Path) -> None:
     shares = {one["region"]: one["last"] for one in found["regions"]}
     assert shares["closest passage"] > 0
     assert "closest passage" in [one["region"] for one in found["ablations"]]
+    assert plain["policy"] is None and found["policy"] == "turned"
+    page = tmp_path / "see.html"
+    shown = run("see", NOTES, "--policy", path, "--ablate", "--report", page).stdout
+    assert "Under the policy “turned”: rewrite 'question twice' + Emphasize(" in shown
+    drawn = page.read_text("utf-8")
+    assert "<h1>Where the model looked under “turned”</h1>" in drawn
+    assert "<dt>Policy</dt><dd>turned</dd>" in drawn and "Tested under the policy “turned”" in drawn
+    assert "as it is, without steering" not in drawn
     marked = run("see", NOTES, "--mark", "closest passage=The gate of", "--json")
     less = {one["region"]: one["last"] for one in json.loads(marked.stdout)["regions"]}
     steered = run(

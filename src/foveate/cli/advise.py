@@ -213,18 +213,18 @@ def _finalists(advice: Advice) -> Table:
     n = advice.verdict.finalists[0].gain.n
     where = "The best on the reporting part"
     if advice.verdict.folds == 2:
-        where = "What was chosen, on the half that did not choose it; the others on all items"
+        where = "What was chosen, asked the other half; the others, asked all"
     made = _table(f"{where} (n = {n})")
     made.add_column("policy", min_width=24, overflow="fold")
     unit = "points" if advice.goal == "accuracy" else "% saved"
-    for name in (f"gain, {unit}", "95 %", "p", "mended", "broken", "time, 95 %"):
+    for name in (f"+ {unit}", "95 %", "p", "mended", "broken", "× time"):
         made.add_column(name, justify="right", no_wrap=True)
     for one in advice.verdict.finalists:
         chosen = one.name == advice.verdict.recommended
         made.add_row(
             Text(one.name, style="bold green" if chosen else ""), f"{100 * one.gain.value:+.1f}",
             f"{100 * one.gain.low:+.0f}…{100 * one.gain.high:+.0f}", f"{one.p:.2g}",
-            str(one.mended), str(one.broken), f"{one.seconds.low:.2f}…{one.seconds.high:.2f} ×",
+            str(one.mended), str(one.broken), f"{one.seconds.low:.2f}…{one.seconds.high:.2f}",
         )  # fmt: skip
     return made
 

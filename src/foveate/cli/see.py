@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
+from ..advise.apply import expression
 from ..attach import attach
 from ..inspection import inspect
 from ..report import Ablation, ReportData, ablate, build, tables, write
@@ -52,12 +54,15 @@ def see(
             names = common.marked(prompt)
             with common.progress("Hiding regions", len(names)) as done:
                 found = ablate(live, prompt, names, max_new_tokens=max_new_tokens, progress=done)
-    data = build(run, ablations=found, model=model)
+    under = held.name if held else None
+    data = build(run, ablations=found, model=model, policy=under)
     if report is not None:
-        report = write(run, report, ablations=found, model=model)
+        report = write(run, report, ablations=found, model=model, policy=under)
     if json:
         common.print_json(_plain(data, model, report))
         return
+    if held:
+        out.print("\n[bold]Under the policy[/]", Text(f"“{under}”: {expression(held)}"))
     _show(data)
     if report is not None:
         err.print(f"report: {report}")
@@ -68,6 +73,7 @@ def _plain(data: ReportData, model: str, report: Any) -> dict[str, Any]:
     first = next((one for one in item.masses if one.region == "first"), None)
     return {
         "model": model,
+        "policy": data.policy,
         "tokens": len(item.tokens),
         "layers": data.layers,
         "heads": data.heads,

@@ -125,7 +125,7 @@ class ReportData:
 
     ``asks``: whoever shows the report inside a page answers questions about single tokens.
     ``untested``: what there hides the marked regions, such as "the box … hides"; else it is the
-    command line.
+    command line. ``policy``: the name of the one under which all of it was measured.
     """
 
     title: str
@@ -139,6 +139,7 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     asks: bool = False
     untested: str = ""
+    policy: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
@@ -153,6 +154,7 @@ def build(
     ablations: Sequence[Ablation] = (),
     title: str | None = None,
     model: Any = None,
+    policy: str | None = None,
     item: int | None = None,
     stack: str | None = None,
 ) -> ReportData:
@@ -171,6 +173,8 @@ def build(
     title : str, optional
     model : torch.nn.Module or str, optional
         The model, or what to call it.
+    policy : str, optional
+        The name of the policy under which all of it was measured, ablations included.
     item : int, optional
         Only this row of the batch.
     stack : str, optional
@@ -202,8 +206,9 @@ def build(
         for i in chosen
     ]
     return ReportData(
-        title=title or "Where the model looked",
-        facts=_facts(run, model, results, stack, len(layers), heads, items),
+        title=title or "Where the model looked" + (f" under “{policy}”" if policy else ""),
+        facts=_facts(run, model, policy, results, stack, len(layers), heads, items),
+        policy=policy,
         stack=stack,
         layers=layers,
         heads=heads,
@@ -429,6 +434,7 @@ def _block_map(series: Mapping[str, Series], item: int, batch: int) -> dict[str,
 def _facts(
     run: Any,
     model: Any,
+    policy: str | None,
     results: Results,
     stack: str,
     layers: int,
@@ -441,6 +447,8 @@ def _facts(
     elif model is not None:
         path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
         facts.append(("Model", path.rstrip("/").rpartition("/")[2] or type(model).__name__))
+    if policy:
+        facts.append(("Policy", policy))
     of = len(results.stacks.get(stack, ())) or layers
     facts.append(("Layers × heads", f"{of} × {heads}"))
     if layers != of:

@@ -28,6 +28,7 @@ def write(
     ablations: Sequence[Ablation] = (),
     title: str | None = None,
     model: Any = None,
+    policy: str | None = None,
     item: int | None = None,
     stack: str | None = None,
 ) -> Path:
@@ -52,6 +53,7 @@ def write(
         ablations=ablations,
         title=title,
         model=model,
+        policy=policy,
         item=item,
         stack=stack,
     )
