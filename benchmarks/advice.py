@@ -4,8 +4,8 @@
 page ``docs/advice_figures.md``. Parts: ``real`` (15 minutes), ``record`` (outcomes of all
 candidates on all items: 30 minutes, resumable), ``null`` (minutes; wants ``record``),
 ``nulls`` (three runs, 5 minutes each), ``before`` and ``wins`` (10 minutes each), ``second`` (two
-families, 5 minutes each, and 3 of training). ``--small`` tries a part on a dozen items in a minute or two, and
-keeps nothing.
+families, 5 minutes each, and 3 of training). ``--small`` tries a part on a dozen items in a minute
+or two, and keeps nothing.
 """
 
 from __future__ import annotations

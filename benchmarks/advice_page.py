@@ -76,7 +76,7 @@ def _run(kept: dict[str, Any]) -> list[str]:
         lines += [f"> {' '.join(advice['diagnosis']['sentences'])}", ""]
     if verdict["finalists"]:
         lines += [
-            "| policy | kind | gain, points (95 %) | p | mended | broken | time |",
+            f"| policy | kind | {_gain_of(advice['goal'])} (95 %) | p | mended | broken | time |",
             "|---|---|---:|---:|---:|---:|---:|",
         ]
         for one in verdict["finalists"]:
@@ -100,6 +100,11 @@ def _run(kept: dict[str, Any]) -> list[str]:
         )
         lines += [f"Tried on the tuning part, right of asked (as it is): {said}.", ""]
     return [*lines, _where("", kept["machine"])]
+
+
+def _gain_of(goal: str) -> str:
+    saved = {"speed": "% of the time saved", "memory": "% of the peak saved"}
+    return saved.get(goal, "gain, points")
 
 
 def _advised(verdict: dict[str, Any]) -> str:
