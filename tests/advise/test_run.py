@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -382,3 +383,29 @@ def test_data_as_people_have_it(tmp_path: Path) -> None:
     assert len(read(path)) == len(read([record])) == 1  # type: ignore[arg-type]
     task = Distractors(n=3)
     assert read(task) is task
+
+
+def test_controls_keep_to_their_share_and_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Slow:
+        def measure(self, policy: Policy, progress: Any) -> dict[str, Any]:
+            asked.append(policy.name)
+            progress(1, 2)
+            clock[0] += 5.0
+            return {"n": 1}
+
+    clock, told = [0.0], []
+    monkeypatch.setattr(run, "controls", lambda *_: Slow())
+    monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
+    me = SimpleNamespace(
+        live=SimpleNamespace(pace=0.0), clock=Clock(60, 0.0), facts={}, journal=Journal(None),
+        model=None, tokenizer=None, notes=[], tell=lambda *said: told.append(said),
+    )  # fmt: skip
+    first, second = (Policy((), [name], name=name) for name in ("question twice", "quote first"))
+    measure = run._Advising._controls(me)  # type: ignore[arg-type]
+    assert measure(first) == {"n": 1}  # what was chosen, always
+    assert measure(second) == {} and asked == ["question twice"]  # a tenth of 60 s is 6
+    assert told == [("controls", "plain text and unrelated questions, question twice: 1/2")]
+    assert run._Advising._controls(me)(first) == {"n": 1}  # type: ignore[arg-type]
+    assert len(asked) == 1  # taken up again: kept
