@@ -127,7 +127,8 @@ PASSAGES = st.lists(
 
 @st.composite
 def items(draw):
-    passages, asks = draw(PASSAGES), " ".join(draw(WORDS)) + "? "
+    # a question has words of its own
+    passages, asks = draw(PASSAGES), f"Who {' '.join(draw(WORDS))}? "
     prompt = asks + draw(st.sampled_from(["Be brief.", "Say one word only. No more.", ""]))
     around = draw(
         st.sampled_from(["{0}", "Read this.\n\n{{context}}\n\n{0}", "{0}\n\n{{context}}"])
