@@ -98,12 +98,14 @@ class Parts:
 
     @cached_property
     def instruction(self) -> tuple[Span, ...]:
-        """Sentences that are said besides the question: how to answer."""
+        """Sentences that are said besides the question: how to answer. A copy of it is none."""
         if self.question is None:
             return ()
+        asks = self.says(self.question)
         left = [p for span in self.asked for p in _without(span, self.question)]
         found = [s for a, b in left for s in sentence_spans(self.text, a, b)]
-        return tuple(s for s in found if _instructs(self.says(s)))
+        said = [(s, self.says(s)) for s in found]
+        return tuple(s for s, words in said if _instructs(words) and words not in asks)
 
     @cached_property
     def sentences(self) -> tuple[Span, ...]:
@@ -289,4 +291,4 @@ def _stripped(text: str, span: Span) -> Span | None:
 
 
 def _instructs(sentence: str) -> bool:
-    return not sentence.endswith(":") and len(_words(sentence)) > 1
+    return not sentence.endswith((":", "?")) and len(_words(sentence)) > 1
