@@ -36,6 +36,7 @@ if [ "$end" = oldest ]; then
         tests/adapters/test_odd_masks.py
         # T5 writes its softmax out there, and is refused by another sentence
         "tests/methods/test_attend_to.py::test_what_does_not_fit_a_model_or_batch_is_refused"
+        "tests/methods/test_compatibility.py::test_some_pairs_on_the_others[t5."
     )
 fi
 
