@@ -108,8 +108,8 @@ def test_the_command_warns_where_others_can_reach_the_page(
         def close(self, verbose: bool) -> None:
             asked["closed"] = True
 
-    def served(*given: Any) -> tuple[Page, str]:
-        asked["given"] = given
+    def served(*given: Any, policy: Any) -> tuple[Page, str]:
+        asked["given"] = (*given, policy)
         return Page(), "http://127.0.0.1:7860/"
 
     def interrupted(seconds: float) -> None:
@@ -126,6 +126,6 @@ def test_the_command_warns_where_others_can_reach_the_page(
     app_.command()(command.ui)
     result = CliRunner().invoke(app_, ["--host", host, "--port", "7861"])
     assert result.exit_code == 0, result.output
-    assert asked == {"given": ("model", "tokenizer", "smollm2", host, 7861), "closed": True}
+    assert asked == {"given": ("model", "tokenizer", "smollm2", host, 7861, None), "closed": True}
     assert ("warning" in result.stderr) is warned
     assert "http://127.0.0.1:7860/" in result.stdout
