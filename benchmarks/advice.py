@@ -11,6 +11,7 @@ or two, and keeps nothing.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,9 @@ from typing import Any
 from . import advice_data as data
 from . import advice_page
 from .harness import RESULTS, machine
+
+# the folders of a run that is over, as the command was written
+_TEMPORARY = re.compile(re.escape(tempfile.gettempdir()) + r"/tmp\w+/")
 
 TITLES = {
     "real": "Fifty held-out questions over six notes each",
@@ -62,6 +66,7 @@ def asked(name: str, records: list[dict[str, Any]], minutes: float, model: str =
             "machine": machine(), "report_bytes": page, "policy": policy,
             "advice": found}  # fmt: skip
     verdict = found["verdict"]
+    kept = json.loads(_TEMPORARY.sub("", json.dumps(kept)))
     print(f"{name}: {seconds:.0f} s, {verdict['recommended']}. {verdict['reason']}", flush=True)
     if not small:
         target = RESULTS / f"advice_{name}.json"

@@ -72,6 +72,8 @@ def _run(kept: dict[str, Any]) -> list[str]:
         verdict["reason"],
         "",
     ]
+    if "remark" in kept:
+        lines += [f"*{kept['remark']}*", ""]
     if advice["diagnosis"]:
         lines += [f"> {' '.join(advice['diagnosis']['sentences'])}", ""]
     if verdict["finalists"]:
