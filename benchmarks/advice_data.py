@@ -26,9 +26,9 @@ def notes(n: int) -> list[dict[str, Any]]:
     return _asked(Distractors(template="messages", passages=6, n=n, seed=SEED))
 
 
-def asked_first(n: int) -> list[dict[str, Any]]:
-    """Four notes of three sentences, and the question before them, where many people put it."""
-    task = Distractors(template="houses", passages=4, n=n, seed=SEED)
+def asked_first(n: int, template: str = "houses") -> list[dict[str, Any]]:
+    """Four notes or lines of a register, and the question before them, where many people put it."""
+    task = Distractors(template=template, passages=4, n=n, seed=SEED)
     return [{**one, "prompt": one["prompt"] + "\n\n{context}"} for one in _asked(task)]
 
 
