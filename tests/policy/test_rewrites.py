@@ -127,8 +127,9 @@ PASSAGES = st.lists(
 
 @st.composite
 def items(draw):
-    # a question has words of its own
-    passages, asks = draw(PASSAGES), f"Who {' '.join(draw(WORDS))}? "
+    # a question and every passage have a word of their own
+    passages = [f"N{k} {said}" for k, said in enumerate(draw(PASSAGES))]
+    asks = f"Who {' '.join(draw(WORDS))}? "
     prompt = asks + draw(st.sampled_from(["Be brief.", "Say one word only. No more.", ""]))
     around = draw(
         st.sampled_from(["{0}", "Read this.\n\n{{context}}\n\n{0}", "{0}\n\n{{context}}"])
