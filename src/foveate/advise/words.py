@@ -135,7 +135,7 @@ def _tested(found: Found) -> str:
     if found.goal == "accuracy":
         return f"; exact McNemar p = {found.p:.2g}"
     return (
-        f"; accuracy lost at most {_points(found.loss)} (95 %, one-sided), "
+        f"; accuracy lost at most {_points(max(0.0, found.loss))} (95 %, one-sided), "
         f"{_points(found.margin)} allowed"
     )
 
