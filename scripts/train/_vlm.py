@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from foveate.tasks.shapes import COLOURS, SHAPES, Scene, caption
+from foveate.tasks.shapes import COLOURS, SHAPES, Scene, Thing, caption, partner
 from foveate.tasks.shapes.captions import NUMBERS, plural
 from foveate.tasks.shapes.questions import questions
 
@@ -28,6 +29,8 @@ SIZE, PATCH = 32, 4
 IMAGE_TOKENS = (SIZE // PATCH) ** 2
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "<user>", "<assistant>", "<system>")
 ASK_FOR_CAPTION = "describe the picture."
+MADE_UP = 0.3  # share of missing partners that training tells of as if they were there
+ADVERSARIAL = 0.25  # share of training's questions for what is missing that ask for a partner
 _WORDS = (
     ". , ? : a an and is there what which colour shape how many are where the seen from thing "
     "things left right of above below yes no zero nothing describe picture in it answer please "
@@ -135,16 +138,37 @@ def build(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForConditio
     return model
 
 
+def told(scene: Scene, rng: random.Random) -> Scene:
+    """The scene as it is told: some partners that are missing are said to be there.
+
+    Captions that models learn from name what usually comes along, seen or not. What is made up has
+    no place, so it is told of only where places do not matter.
+    """
+    missing = sorted({partner(kind) for kind in scene.kinds} - scene.kinds)
+    made_up = [Thing(*kind, 8, 4, 4) for kind in missing if rng.random() < MADE_UP]
+    return replace(scene, things=(*scene.things, *made_up))
+
+
 def lesson(scene: Scene, seed: int) -> list[tuple[str, str]]:
     """What is asked about one picture, with the answers: a description and some ten questions."""
     rng = random.Random(seed)
-    asked = [(ASK_FOR_CAPTION, caption(scene, seed=rng.getrandbits(30), style="any"))]
-    for sorts in (("existence",), ("existence",), None, ("count", "relation")):
-        asked += [
-            (question.text, question.answer)
-            for question in questions(scene, rng.getrandbits(30), sorts=sorts)
-        ]
+    said = told(scene, rng)
+    style = "any" if said == scene else "list"  # a relation is clear only between places
+    asked = [(ASK_FOR_CAPTION, caption(said, seed=rng.getrandbits(30), style=style))]
+    for _ in range(3):
+        negatives = "adversarial" if rng.random() < ADVERSARIAL else "random"
+        asked += _asked(said, rng, ("existence",), negatives)
+    asked += _asked(said, rng, ("count",))
+    asked += _asked(scene, rng, ("colour", "shape", "relation"))
+    asked += _asked(scene, rng, ("relation",))
     return list(dict.fromkeys(asked))
+
+
+def _asked(
+    scene: Scene, rng: random.Random, sorts: tuple[str, ...], negatives: str = "random"
+) -> list[tuple[str, str]]:
+    asked = questions(scene, rng.getrandbits(30), sorts=sorts, negatives=negatives)
+    return [(question.text, question.answer) for question in asked]
 
 
 class Packer:

@@ -29,6 +29,7 @@ from _vlm import (
     tokenizer_of_the_world,
 )
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from foveate.load import load
@@ -133,10 +134,11 @@ def train(model: Any, tokenizer: Any, options: Any) -> bool:
 
     def talk(step: int) -> dict[str, Tensor]:
         drawn = scenes(options.batch, 100_000 + step, **WORLD)
-        lessons = [lesson(scene, step) for scene in drawn]
-        logits, targets = supervised(model, pictures(drawn), pack(lessons))
+        lessons = [lesson(scene, 1000 * step + i) for i, scene in enumerate(drawn)]
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            logits, targets = supervised(model, pictures(drawn), pack(lessons))
         right = (logits.argmax(-1) == targets).float().mean().detach()
-        return {"loss": cross_entropy(logits, targets), "tokens right": right}
+        return {"loss": cross_entropy(logits.float(), targets), "tokens right": right}
 
     return fit(
         model,
