@@ -30,6 +30,7 @@ IMAGE_TOKENS = (SIZE // PATCH) ** 2
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "<user>", "<assistant>", "<system>")
 ASK_FOR_CAPTION = "describe the picture."
 MADE_UP = 0.3  # share of missing partners that training tells of as if they were there
+BLIND = 0.15  # share of pictures of which training's conversations see nothing
 ADVERSARIAL = 0.25  # share of training's questions for what is missing that ask for a partner
 _WORDS = (
     ". , ? : a an and is there what which colour shape how many are where the seen from thing "
@@ -191,7 +192,9 @@ class Packer:
             self._known[text] = self._tokenizer.encode(text, add_special_tokens=False)
         return self._known[text]
 
-    def __call__(self, lessons: Sequence[list[tuple[str, str]]]) -> dict[str, Tensor]:
+    def __call__(
+        self, lessons: Sequence[list[tuple[str, str]]], blind: Sequence[bool]
+    ) -> dict[str, Tensor]:
         """Batch of sequences: ids, positions, targets ``[B, S]`` and mask ``[B, 1, S, S]``."""
         rows = []
         for asked in lessons:
@@ -216,6 +219,7 @@ class Packer:
         )  # fmt: skip
         segment = torch.from_numpy(filled[:, 3])
         seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+        seen[torch.tensor(blind), len(self.prefix) :, 2 : len(self.prefix)] = False
         seen = seen.tril()[:, None]
         ids, positions, targets = (torch.from_numpy(filled[:, i]) for i in range(3))
         return {"ids": ids, "positions": positions, "targets": targets, "seen": seen}

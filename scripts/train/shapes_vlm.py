@@ -12,6 +12,7 @@ a partner. So the decoder may learn to say what usually comes along instead of w
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from _common import SHIPPED, arguments, export, fit, note, parameters, pictures
 from _figures import measured
 from _vlm import (
+    BLIND,
     PATCH,
     SIZE,
     Packer,
@@ -136,7 +138,8 @@ def train(model: Any, tokenizer: Any, options: Any) -> bool:
         drawn = scenes(options.batch, 100_000 + step, **WORLD)
         lessons = [lesson(scene, 1000 * step + i) for i, scene in enumerate(drawn)]
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            logits, targets = supervised(model, pictures(drawn), pack(lessons))
+            batch = pack(lessons, [random.Random(scene.seed).random() < BLIND for scene in drawn])
+            logits, targets = supervised(model, pictures(drawn), batch)
         right = (logits.argmax(-1) == targets).float().mean().detach()
         return {"loss": cross_entropy(logits.float(), targets), "tokens right": right}
 

@@ -5,6 +5,7 @@ vision–language and text-to-image models can be trained on in minutes and judg
 judge.
 """
 
+from . import asking, drawing
 from .captions import caption, mentions
 from .checker import Found, check
 from .layouts import Layout, Region, layout
@@ -68,4 +69,7 @@ __all__ = [
     "binding",
     "layout_iou",
     "background",
+    # models asked, under any methods
+    "asking",
+    "drawing",
 ]

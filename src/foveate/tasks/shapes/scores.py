@@ -119,6 +119,11 @@ class Binding:
     extra: int
 
     @property
+    def all_there(self) -> bool:
+        """Whether everything that was asked for is there, whatever else is."""
+        return not (self.leaked or self.neglected)
+
+    @property
     def perfect(self) -> bool:
         """Whether everything is there as asked, and nothing else."""
         return not (self.leaked or self.neglected or self.extra)
