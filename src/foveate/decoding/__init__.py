@@ -1,5 +1,6 @@
 """Distributions combined from several views of one model."""
 
+from .avisc import AvisC
 from .dagcd import DAGCD
 from .decore import DeCoRe
 from .guided import LookbackGuided
@@ -8,6 +9,7 @@ from .utilization import UtilizationProbe
 from .views import Decoded, Sampling, Step, View, ViewDecoder
 
 __all__ = [
+    "AvisC",
     "ChunkedPrefill",
     "DAGCD",
     "DeCoRe",

@@ -111,6 +111,8 @@ class Stream:
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": True}
         if self.cache is not None:
             inputs["past_key_values"] = self.cache
+        else:  # pictures go in once, with the tokens that stand for them
+            inputs |= _beside(self.prompt, ids.shape[1])
         if "position_ids" in self._takes:  # of a padded row the first real token is at 0
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         if "logits_to_keep" in self._takes:
@@ -151,6 +153,19 @@ class Stream:
                 f"{key!r} was asked of a view without methods: give it fv.Measure(…)."
             )
         return last_query(self.run, key)
+
+
+def _beside(prompt: Prompt, length: int) -> dict[str, Any]:
+    """What goes to the model beside ids and mask, cut to the first tokens where it is one a token.
+
+    Pictures whose tokens stand further behind cannot be cut, and are not asked for.
+    """
+    ids = prompt.inputs["input_ids"]
+    return {
+        name: value[:, :length] if value.shape == ids.shape else value
+        for name, value in prompt.inputs.items()
+        if name not in ("input_ids", "attention_mask")
+    }
 
 
 def last_query(run: Run, key: str) -> Tensor:

@@ -169,8 +169,9 @@ class ViewDecoder(Decoder):
         for asked in self._prompts(tokenizer, items, model.device):
             here = said[len(scores) : len(scores) + asked[0].batch_size]
             lead = [" " if _raw(i, tokenizer) else "" for i in items[len(scores) :][: len(here)]]
+            words = asked[0].tokenizer  # of a processor, the one it holds
             rows = [
-                tokenizer(space + text, add_special_tokens=False)["input_ids"]
+                words(space + text, add_special_tokens=False)["input_ids"]
                 for space, text in zip(lead, here, strict=True)
             ]
             forced = torch.full((len(rows), max(map(len, rows))), -1, device=model.device)
