@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from _common import arguments, fit
-from _drawing import KINDS, PAIRS, SIDES, figures, montage, ship
+from _drawing import PAIRS, SIDES, figures, montage, ship
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from foveate.models.pipelines import encoded
 from foveate.tasks.shapes import COLOURS, SHAPES, Scene, Thing, caption, render
+from foveate.tasks.shapes.drawing import DRAWN
 
 DROPPED = 0.1  # share of captions that are left out, for guidance
 TOKENS = 12  # of a prompt, begin and end included
@@ -81,7 +82,7 @@ def scene(rng: random.Random, count: int) -> Scene:
     """A scene of things of different kinds that do not touch."""
     while True:
         things: list[Thing] = []
-        for shape, colour in rng.sample(KINDS, count):
+        for shape, colour in rng.sample(DRAWN, count):
             for _ in range(30):
                 side = rng.randint(*SIDES)
                 x, y = (rng.randint(0, 32 - side) + side / 2 for _ in range(2))

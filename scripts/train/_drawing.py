@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import time
-from collections.abc import Iterable, Iterator
-from itertools import chain, permutations, product
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +14,30 @@ import torch
 from _common import SHIPPED
 
 from foveate.load import load
-from foveate.tasks.shapes import check, mentions
-from foveate.tasks.shapes.scores import binding, rate
+from foveate.tasks.shapes import rate
+from foveate.tasks.shapes.drawing import DRAWN, drawn, judged, prompts
 
-KINDS = tuple(product(("circle", "square", "triangle"), ("red", "green", "blue", "yellow")))
 SIDES = (10, 14)  # pixels: smallest and largest thing
 PAIRS = 0.4  # share of training scenes with two things
-
-
 NAMES = ("right", "all_there", "neglected", "leaked")
 
 
-def prompts(count: int, n: int, seed: int = 1) -> list[str]:
-    """``n`` texts that ask for `count` things of different kinds, all kinds (pairs) alike."""
-    asked = list(permutations(KINDS, count))
-    random.Random(seed).shuffle(asked)
-    drawn = [asked[i % len(asked)] for i in range(n)]
-    return [" and ".join(f"a {colour} {shape}" for shape, colour in kinds) for kinds in drawn]
-
-
-def judged(asked: list[str], pictures: list[Any]) -> dict[str, Any]:
+def shares(asked: list[str], pictures: list[Any]) -> dict[str, Any]:
     """Shares of pictures, with Wilson's intervals.
 
     ``right``: what was asked for and nothing else. ``all_there``: everything that was asked for.
     ``neglected``: a shape that was asked for is missing. ``leaked``: one that is there has a colour
     that was not its own.
     """
-    told = []
-    for text, picture in zip(asked, pictures, strict=True):
-        wanted = mentions(text)
-        seen = binding(check(picture), list(wanted))
-        all_there = seen.right == sum(wanted.values())
-        told.append((seen.perfect, all_there, seen.neglected > 0, seen.leaked > 0))
-    shares = [rate(column) for column in zip(*told, strict=True)]
+    told = [
+        (seen.perfect, seen.all_there, seen.neglected > 0, seen.leaked > 0)
+        for seen in judged(asked, pictures)
+    ]
+    found = [rate(column) for column in zip(*told, strict=True)]
     return {"n": len(asked)} | {
         name: [round(x, 3) for x in (share.value, share.low, share.high)]
-        for name, share in zip(NAMES, shares, strict=True)
+        for name, share in zip(NAMES, found, strict=True)
     }
-
-
-def drawn(
-    pipeline: Any, asked: list[str], *, steps: int = 20, guidance: float = 4.0, seed: int = 7
-) -> Iterator[Any]:
-    """Pictures of a pipeline, 32 prompts at a time."""
-    pipeline.set_progress_bar_config(disable=True)
-    for first in range(0, len(asked), 32):
-        part = asked[first : first + 32]
-        noise = torch.Generator().manual_seed(seed + first)
-        yield from pipeline(
-            part, num_inference_steps=steps, guidance_scale=guidance, generator=noise
-        ).images
 
 
 def figures(pipeline: Any, n: int = 240, **options: Any) -> dict[str, Any]:
@@ -72,7 +45,7 @@ def figures(pipeline: Any, n: int = 240, **options: Any) -> dict[str, Any]:
     began, told = time.monotonic(), {}
     for count, name in ((1, "one"), (2, "two")):
         asked = prompts(count, n)
-        told[name] = judged(asked, list(drawn(pipeline, asked, **options)))
+        told[name] = shares(asked, drawn(pipeline, asked, **options))
     return told | {"seconds_a_picture": round((time.monotonic() - began) / (2 * n), 3)}
 
 
@@ -143,7 +116,7 @@ def ship(trained: Any, pipeline: Any, name: str, about: str, folder: Path, size:
         parameters=sum(p.numel() for p in trained.average.parameters()),
         least=SIDES[0],
         most=SIDES[1],
-        kinds=f"{_listed(c for _, c in KINDS)} × {_listed(s for s, _ in KINDS)}",
+        kinds=f"{_listed(c for _, c in DRAWN)} × {_listed(s for s, _ in DRAWN)}",
         steps=told["steps"],
         batch=size,
         pairs=f"{100 * PAIRS:.0f} %",

@@ -22,13 +22,13 @@ from transformers import (
 )
 
 from foveate.tasks.shapes import COLOURS, SHAPES, Scene, Thing, caption, partner
+from foveate.tasks.shapes.asking import DESCRIBE
 from foveate.tasks.shapes.captions import NUMBERS, plural
 from foveate.tasks.shapes.questions import questions
 
 SIZE, PATCH = 32, 4
 IMAGE_TOKENS = (SIZE // PATCH) ** 2
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "<user>", "<assistant>", "<system>")
-ASK_FOR_CAPTION = "describe the picture."
 MADE_UP = 0.3  # share of missing partners that training tells of as if they were there
 BLIND = 0.15  # share of pictures of which training's conversations see nothing
 ADVERSARIAL = 0.25  # share of training's questions for what is missing that ask for a partner
@@ -155,7 +155,7 @@ def lesson(scene: Scene, seed: int) -> list[tuple[str, str]]:
     rng = random.Random(seed)
     said = told(scene, rng)
     style = "any" if said == scene else "list"  # a relation is clear only between places
-    asked = [(ASK_FOR_CAPTION, caption(said, seed=rng.getrandbits(30), style=style))]
+    asked = [(DESCRIBE, caption(said, seed=rng.getrandbits(30), style=style))]
     for _ in range(3):
         negatives = "adversarial" if rng.random() < ADVERSARIAL else "random"
         asked += _asked(said, rng, ("existence",), negatives)
@@ -193,7 +193,7 @@ class Packer:
         return self._known[text]
 
     def __call__(
-        self, lessons: Sequence[list[tuple[str, str]]], blind: Sequence[bool]
+        self, lessons: Sequence[list[tuple[str, str]]], blind: Sequence[bool] = ()
     ) -> dict[str, Tensor]:
         """Batch of sequences: ids, positions, targets ``[B, S]`` and mask ``[B, 1, S, S]``."""
         rows = []
@@ -219,7 +219,8 @@ class Packer:
         )  # fmt: skip
         segment = torch.from_numpy(filled[:, 3])
         seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
-        seen[torch.tensor(blind), len(self.prefix) :, 2 : len(self.prefix)] = False
+        hidden = torch.tensor([*blind] or [False] * len(lessons))
+        seen[hidden, len(self.prefix) :, 2 : len(self.prefix)] = False
         seen = seen.tril()[:, None]
         ids, positions, targets = (torch.from_numpy(filled[:, i]) for i in range(3))
         return {"ids": ids, "positions": positions, "targets": targets, "seen": seen}

@@ -59,9 +59,9 @@ def test_judged_by_what_is_drawn(script: Any) -> None:
     rng = random.Random(0)
     scenes = [diffusion.scene(rng, 2) for _ in range(20)]
     texts, pictures = [caption(s) for s in scenes], [render(s) for s in scenes]
-    told = drawing.judged(texts, pictures)
+    told = drawing.shares(texts, pictures)
     assert told["n"] == 20 and told["right"][0] == 1.0 and told["neglected"][0] == 0.0
-    empty = drawing.judged(texts, [0 * picture for picture in pictures])
+    empty = drawing.shares(texts, [0 * picture for picture in pictures])
     assert empty["right"][0] == 0.0 and empty["neglected"][0] == 1.0
     for count in (1, 2):
         asked = drawing.prompts(count, 30)
