@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar
@@ -157,6 +158,8 @@ class Attachment:
                 module.register_forward_pre_hook(hook, with_kwargs=True)
             else:
                 module.register_forward_hook(hook, with_kwargs=True)
+        for owner, name, function in getattr(method, "instead", lambda model: ())(model):
+            self._undo.append(_instead(owner, name, function))
 
     def __exit__(
         self,
@@ -201,6 +204,23 @@ class _MethodHook(_Hook):
 
     def __call__(self, *args: Any) -> Any:
         return None if self.session is None else self.function(*args)
+
+
+def _instead(owner: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
+    """Let ``owner.name(…)`` be ``function(own, …)``; what takes it back."""
+    own, held = getattr(owner, name), vars(owner)
+    before = {name: held[name]} if name in held else {}
+
+    @wraps(own)  # what asks for its parameters sees its own
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return function(own, *args, **kwargs)
+
+    def undo() -> None:
+        held.pop(name, None)
+        held.update(before)
+
+    setattr(owner, name, called)
+    return undo
 
 
 def _unhook(module: nn.Module, session: Session) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,9 +15,24 @@ from torch import Tensor, nn
 
 from ..adapters.diffusers import given
 
-__all__ = ["Denoising", "Moment"]
+__all__ = ["Denoising", "Moment", "prompt_alone"]
 
 _NEAR = 4e-3  # half a unit of bfloat16: what a time may have lost on its way to the model
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def prompt_alone() -> Iterator[None]:
+    """Forwards inside have the prompt's rows and no others, whatever the pipeline's have.
+
+    For a method that runs the denoiser itself, on half of the batch.
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 @dataclass(frozen=True)
@@ -92,14 +109,16 @@ class Denoising:
             time = float(time.max()) if isinstance(time, Tensor) else float(time)
             scheduled = self._scheduled(time)
             step = self._counted(time) if scheduled is None else scheduled
-        parts = None if partial else self._parts(latents)
+        alone = _alone.get()
+        parts = None if partial else 1 if alone else self._parts(latents)
+        negative = parts == 1 and not partial and not alone and self._negative(module, time, text)
         return Moment(
             step=step,
             text=_tokens(text),
             pictures=_tokens(pictures),
             batch=batch,
             parts=parts,
-            negative=parts == 1 and not partial and self._negative(module, time, text),
+            negative=negative,
             partial=partial,
         )
 

@@ -31,6 +31,9 @@ and, where it needs them,
 ``hooks(model, sites)``
     Yields ``(module, "pre" | "post", function)``: forward hooks that live as long as the
     attachment, ``pre(module, args, kwargs)`` and ``post(module, args, kwargs, output)``.
+``instead(model)``
+    Yields ``(object, "name", function)``: while attached, ``object.name(…)`` is
+    ``function(own, …)``; for what is no module, such as a pipeline's scheduler.
 
 :class:`foveate.methods._method.Method` holds what they share.
 """
