@@ -23,6 +23,7 @@ from .find.heads import find_heads
 from .find.importance import head_importance, leave_one_out, only_head, prune_greedily
 from .find.scores import HeadScores
 from .find.tuning import tune
+from .grid import Grid
 from .inspection import inspect
 from .load import home as _home
 from .load import load
@@ -42,6 +43,7 @@ from .methods import (
     RectifiedSpaAttn,
     Select,
     Shift,
+    TestTimeRegisters,
     Tuned,
     ZeroTuning,
 )
@@ -74,6 +76,7 @@ __all__ = [
     # models and prompts
     "load",
     "Prompt",
+    "Grid",
     # attach
     "attach",
     "Run",
@@ -83,6 +86,7 @@ __all__ = [
     "Hide",
     "Ablate",
     "Shift",
+    "TestTimeRegisters",
     "Capture",
     "AttendTo",
     "Select",
