@@ -41,6 +41,7 @@ _OFFERS = {
     "mixing": ("perturbation_spread",),
     "profiling": ("profile_heads",),
     "receiver": ("receiver_scores", "sentence_attention"),
+    "registers": ("patch_norms", "register_neurons"),
     "scores": ("HeadScores",),
     "tuning": ("tune",),
     "zerotuning": ("fit_zerotuning",),

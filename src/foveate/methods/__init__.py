@@ -52,6 +52,7 @@ from .select import Select
 from .sparse import DeltaCorrection, HyperAttention, RectifiedSpaAttn
 from .stable import STABLE
 from .tuned import Tuned
+from .vision.registers import TestTimeRegisters
 from .zerotuning import ZeroTuning
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "Select",
     "SetActivations",
     "Shift",
+    "TestTimeRegisters",
     "Tuned",
     "ZeroTuning",
 ]
