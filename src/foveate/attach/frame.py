@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +14,29 @@ from ..adapters.calls import real_queries
 from ..adapters.masks import MaskInfo
 from .denoising import Moment
 
-__all__ = ["Frame", "Time"]
+__all__ = ["Frame", "Time", "apart", "aside"]
+
+_local = threading.local()
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Forwards inside are a method's own: methods act on them as always, nothing is recorded.
+
+    For a method that runs the model once more beside the forward of the user (a weak pass, a
+    gradient). Of one thread.
+    """
+    before = apart()
+    _local.apart = True
+    try:
+        yield
+    finally:
+        _local.apart = before
+
+
+def apart() -> bool:
+    """Whether forwards of this thread are a method's own; see :func:`aside`."""
+    return getattr(_local, "apart", False)
 
 
 class Time(NamedTuple):
@@ -31,6 +56,8 @@ class Frame:
     owner: nn.Module | None
     recording: bool = True
     attentions: bool = False
+    apart: bool = False  # a method's own: see aside
+    outer: Frame | None = None  # the forward that a method's own interrupts
     moment: Moment | None = None  # of a denoiser
     past: int | None = None  # tokens the decoder's cache held before, where that is known
     hits: dict[int, int] = field(default_factory=dict)  # id(place) -> calls in this forward

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..adapters.sites import Site
 from ..errors import FoveateError
+from .denoising import Moment
 from .layout import PARTS, Layout
 
 __all__ = ["GENERATED", "Regions", "Views"]
@@ -229,6 +230,11 @@ class Views(Mapping[str, Tensor]):
         if why is not None:
             raise FoveateError(f"{self._site.name} has no such queries: {why}.")
         return self._layout.on(self._regions, name, keys=False)
+
+    @property
+    def moment(self) -> Moment | None:
+        """The moment of a denoiser's call."""
+        return None if self._layout is None else self._layout.moment
 
     def marked(self, name: str) -> Tensor | None:
         """The rows in which a region marks any token, on these keys or not; None if it is made."""

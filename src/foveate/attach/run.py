@@ -16,6 +16,7 @@ from ..engine.program import Program
 from ..engine.shapes import Shapes
 from ..errors import FoveateError
 from ..results import Results
+from .denoising import Moment
 
 __all__ = ["Call", "Coverage", "Covered", "Forward", "Place", "Run"]
 
@@ -51,6 +52,11 @@ class Call:
     views: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     tensors: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
     own: Program | None = field(default=None, repr=False)
+
+    @property
+    def moment(self) -> Moment | None:
+        """Of a denoiser's call: its step, and which rows of the batch are the prompt's."""
+        return getattr(self.views, "moment", None)
 
     def queries(self, region: str) -> Tensor:
         """A region on the call's queries instead of its keys: bool ``[Sq]`` or ``[B, Sq]``.

@@ -18,7 +18,7 @@ from ..adapters.sites import Site
 from ..engine.shapes import Shapes
 from ..errors import FoveateError
 from .denoising import Denoising, Moment
-from .frame import Frame, Time
+from .frame import Frame, Time, apart
 from .layout import Layout
 from .regions import Regions, Views
 from .run import Call, Forward, Place, Run
@@ -90,15 +90,23 @@ class Session:
         self._ways.opening()
         frame = getattr(self._local, "frame", None)
         moment = self._moment(module, args, kwargs) if denoises(module) else None
-        if frame is None or frame.owner is module:  # its own again: an interrupt left it open
+        own = apart() and not (frame is not None and frame.apart)
+        if frame is None or frame.owner is module or own:  # an interrupt left its own open
             wants = kwargs.get("output_attentions")
             if wants is None:
                 wants = getattr(getattr(module, "config", None), "output_attentions", False)
             past = _past(module, args, kwargs)
-            self._local.frame = frame = Frame(module, attentions=bool(wants), past=past)
+            self._local.frame = frame = Frame(
+                module,
+                recording=not own,
+                attentions=bool(wants),
+                past=past,
+                apart=own,
+                outer=frame if own else None,
+            )
             self._local.loose = None
         if moment is not None:
-            frame.moment, frame.recording = moment, moment.main
+            frame.moment, frame.recording = moment, moment.main and not frame.apart
 
     def _moment(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Moment:
         """The moment of a denoiser's forward; noted where its graph may be recomputed."""
@@ -126,12 +134,13 @@ class Session:
         frame = getattr(self._local, "frame", None)
         if frame is None or frame.owner is not module:
             return
-        self._local.frame = None
+        self._local.frame = frame.outer
         if result is not None:  # None: the forward raised
             self._ways.closing()
             self._check_reached(frame, module)
             self._check_fits()
-            self.run.calls.append(self._summary(frame))
+            if not frame.apart:
+                self.run.calls.append(self._summary(frame))
 
     def _summary(self, frame: Frame) -> Forward:
         time = frame.decoder or next(iter(frame.times.values()), Time("prefill", 0, 0, 0, 0))
