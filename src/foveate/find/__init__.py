@@ -44,6 +44,7 @@ _OFFERS = {
     "registers": ("patch_norms", "register_neurons"),
     "scores": ("HeadScores",),
     "tuning": ("tune",),
+    "visual_sinks": ("VisualSinks", "visual_sinks"),
     "zerotuning": ("fit_zerotuning",),
 }
 _HOME = {name: module for module, names in _OFFERS.items() for name in names}

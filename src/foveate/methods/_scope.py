@@ -10,7 +10,7 @@ from typing import Any
 from ..adapters.sites import Site
 from ..errors import FoveateError
 
-__all__ = ["Scope"]
+__all__ = ["Middle", "Scope"]
 
 
 def _whole(what: str, values: Any, wanted: str) -> tuple[int, ...]:
@@ -217,6 +217,22 @@ class Scope:
                 )
             chosen |= dict.fromkeys(found)
         return tuple(chosen)
+
+
+@dataclass(frozen=True)
+class Middle(Scope):
+    """All layers but the first two and the last."""
+
+    def select(self, sites: Sequence[Site], who: object) -> list[Site]:
+        if not any(self._has_layer(site) for site in sites):
+            raise FoveateError(
+                f"{who} leaves out the first two layers and the last, and nothing is left of this "
+                "model: name layers= yourself."
+            )
+        return super().select(sites, who)
+
+    def _has_layer(self, site: Site) -> bool:
+        return 2 <= site.layer < site.depth - 1 and super()._has_layer(site)
 
 
 def _named(name: str, kinds: Mapping[str, str]) -> list[str]:

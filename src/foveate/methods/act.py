@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,7 +15,7 @@ from ..engine.shapes import Shapes
 from ..engine.terms import hidden
 from ..errors import FoveateError
 from ._method import Method
-from ._scope import Scope
+from ._scope import Middle
 
 if TYPE_CHECKING:
     from ..attach import Call
@@ -120,7 +118,7 @@ class ACT(Method):
                 'phase= out, or give phase="prefill".'
             )
         if layers is None and not isinstance(self.scope.heads, dict):
-            self.scope = _Middle(**vars(self.scope))
+            self.scope = Middle(**vars(self.scope))
         self.sinks: dict[str, Tensor] = {}
         self._seen: dict[str, _Seen] = {}
 
@@ -230,22 +228,6 @@ def _seeing(program: Program, h: Shapes, offset: int) -> Tensor:
 def _per_head(region: Tensor) -> Tensor:
     """``[Sk]`` or ``[B, Sk]`` as ``[B|1, 1, Sk]``."""
     return region.reshape(-1, 1, region.shape[-1])
-
-
-@dataclass(frozen=True)
-class _Middle(Scope):
-    """All layers but the first two and the last."""
-
-    def select(self, sites: Sequence[Site], who: object) -> list[Site]:
-        if not any(self._has_layer(site) for site in sites):
-            raise FoveateError(
-                f"{who} leaves out the first two layers and the last, and nothing is left of this "
-                "model: name layers= yourself."
-            )
-        return super().select(sites, who)
-
-    def _has_layer(self, site: Site) -> bool:
-        return 2 <= site.layer < site.depth - 1 and super()._has_layer(site)
 
 
 def _number(name: str, value: Any, most: float) -> float:

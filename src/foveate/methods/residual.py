@@ -16,7 +16,7 @@ from ._method import Method
 if TYPE_CHECKING:
     from ..attach import Call
 
-__all__ = ["KeepResidual", "SetActivations", "block_of"]
+__all__ = ["KeepResidual", "SetActivations", "block_of", "entering"]
 
 
 def block_of(model: nn.Module, site: Site) -> nn.Module:
@@ -33,6 +33,17 @@ def block_of(model: nn.Module, site: Site) -> nn.Module:
     if not parts:
         raise FoveateError(f"{site.name} is in no list of blocks; its residual is out of reach.")
     return model.get_submodule(".".join(parts))
+
+
+def entering(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """The hidden states ``[B, S, dim]`` that a block is called with.
+
+    Raises
+    ------
+    FoveateError
+        Where its first argument is none.
+    """
+    return _hidden(args[0] if args else kwargs.get("hidden_states", (None,)))
 
 
 class KeepResidual(Method):
@@ -142,5 +153,5 @@ class SetActivations(Method):
 def _hidden(output: Any) -> Tensor:
     found = output if isinstance(output, Tensor) else output[0]
     if not isinstance(found, torch.Tensor) or found.dim() != 3:
-        raise FoveateError("A block gave no hidden states [B, S, dim]; its residual is no tensor.")
+        raise FoveateError("A block has no hidden states [B, S, dim]; its residual is no tensor.")
     return found
