@@ -1,4 +1,4 @@
-"""AvisC: decoding against the image tokens that draw attention and say nothing (Woo et al. 2024)."""
+"""AvisC: decoding against image tokens that draw attention and say nothing (Woo et al. 2024)."""
 
 from __future__ import annotations
 
