@@ -29,6 +29,7 @@ from .load import home as _home
 from .load import load
 from .methods import (
     ACT,
+    PAG,
     PASTA,
     Ablate,
     AttendTo,
@@ -97,6 +98,7 @@ __all__ = [
     "inspect",
     "check",
     # the text methods of the literature
+    "PAG",
     "PASTA",
     "AutoPASTA",
     "ACT",

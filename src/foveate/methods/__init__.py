@@ -41,6 +41,7 @@ and, where it needs them,
 from .act import ACT
 from .attend_to import AttendTo
 from .autopasta import AutoPASTA
+from .diffusion import PAG
 from .emphasis import Emphasize
 from .focus_directions import FocusDirections
 from .heads import Ablate, Capture, Shift
@@ -68,6 +69,7 @@ __all__ = [
     "HyperAttention",
     "KeepResidual",
     "Measure",
+    "PAG",
     "PASTA",
     "RectifiedSpaAttn",
     "STABLE",
