@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ..attach import attach
 from ..engine import measures as m
+from ..errors import FoveateError
 from ..methods.emphasis import Emphasize
 from ..methods.measure import Measure
 from ..prompt import Prompt
@@ -25,10 +26,11 @@ from ..report import ablate, tables, write
 from ..tasks import Item
 from ..tasks.answering import Outcome, generate, steer_cases, text_of
 from ..tasks.facts import LIGHTHOUSE, Case, cases
-from . import common
+from . import common, demo_vision
 from .common import err, out
 from .steer import look
 
+_MODEL = "smollm2"
 _STRONG = math.e**3  # the gain of the story: about 20
 _GAIN = 5.0  # the gain of the table
 TIMED = 16  # tokens generated on the clock
@@ -44,17 +46,33 @@ class Told:
 
 
 def demo(
-    questions: Annotated[int, typer.Option(min=1, help="Questions in the table.")] = 36,
+    vision: Annotated[
+        bool,
+        typer.Option(
+            "--vision", help="In pictures: a model that describes them, and one that draws them."
+        ),
+    ] = False,
+    questions: Annotated[
+        int, typer.Option(min=1, help="Questions in the table; with --vision: pictures to draw.")
+    ] = 36,
     seed: Annotated[int, typer.Option(help="Another seed makes other questions.")] = 0,
     policy: Annotated[
         Path | None, common.policy_option("Ask the table's questions under this policy too.")
     ] = None,
-    model: common.Model = "smollm2",
+    model: common.Model = _MODEL,
     json: common.Json = False,
     report: common.Report = None,
 ) -> None:
     """Watch a model look at the wrong sentence; turn its attention; read the right answer."""
     common.check_report(report)
+    if vision:
+        if policy is not None or model != _MODEL:
+            raise FoveateError(
+                f"--vision was given with {'--policy' if policy else f'--model {model}'}; it has "
+                "two models and methods of its own: leave that out."
+            )
+        demo_vision.demo(questions, seed, json, report)
+        return
     made = cases(questions, seed)
     held = common.read_policy(policy)
     live, tokenizer = common.load_model(model)
