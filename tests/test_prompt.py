@@ -454,7 +454,7 @@ def user(content: object) -> list[dict[str, object]]:
         ([{"role": "wizard", "content": "year"}], "role 'wizard'"),
         (user(7), "content that is not text"),
         (user(None), "content that is not text"),
-        (user([{"type": "image"}]), "content that is not text"),
+        (user([{"type": "image"}]), "image part without its picture"),
     ],
 )
 def test_bad_prompts(chat_tokenizer, given_, message):

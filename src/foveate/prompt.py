@@ -26,19 +26,25 @@ from torch import Tensor
 
 from .display import COLOURS, chip, folded, lines, note
 from .errors import FoveateError
+from .grid import Grid
+from .pictures.layout import grid_of, token_ids
+from .pictures.processing import Prepared, prepare
+from .pictures.reading import taken
 
 __all__ = ["BUILT_IN", "Prompt"]
 
 _ROLES = ("system", "user", "assistant")
 BUILT_IN = (*_ROLES, "special", "first", "generated")
 """Regions that every prompt has."""
+IMAGE = "image"
+"""The region of the pictures' tokens: of prompts with pictures."""
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
 
 
 class Prompt:
-    """Text or chats, tokenized, with named regions of tokens.
+    """Text or chats, with pictures where the model sees, tokenized, with named regions of tokens.
 
     Parameters
     ----------
@@ -47,7 +53,10 @@ class Prompt:
     text_or_messages : str, list of dict, list of str, or list of list of dict
         A ``str`` is raw text, tokenized as it is. A list of messages
         (``{"role": "user", "content": "..."}``; roles ``system``, ``user``, ``assistant``) is one
-        chat, rendered by the tokenizer's chat template. A list of either is a batch.
+        chat, rendered by the tokenizer's chat template. A list of either is a batch. The content of
+        a message may be a list of parts: ``{"type": "text", "text": ...}`` and, with a processor,
+        ``{"type": "image", "image": picture}``: a PIL image, a uint8 array ``[H, W, 3]`` or the
+        path of an image file.
     add_generation_prompt : bool
         Whether a chat ends with the header of the assistant's answer. No effect on raw text.
     system : str, optional
@@ -57,16 +66,21 @@ class Prompt:
         generates left to right). The tokenizer itself is not changed.
     add_special_tokens : bool, optional
         Whether the tokenizer adds its own (BOS, ``[CLS]``, ...). Default: yes for raw text, no for
-        chats, whose template has written them already.
+        chats, whose template has written them already; with pictures, as processors do: unless the
+        chat begins with the one for the beginning.
     template_args : mapping, optional
         Further arguments of the chat template, e.g. ``{"enable_thinking": False}``.
 
     Attributes
     ----------
     inputs : dict of str to Tensor
-        ``input_ids`` and ``attention_mask``, int64 ``[B, S]``: goes to the model as ``**inputs``.
+        ``input_ids`` and ``attention_mask``, int64 ``[B, S]``, and with pictures what the processor
+        made of them (``pixel_values``, ...): goes to the model as ``**inputs``.
     texts : list of str
         What was tokenized, one string an item, templates included. Spans count in its characters.
+        A picture is as many ``<image>`` (or what the model calls it) as it has tokens.
+    pictures : tuple of PIL images
+        All pictures, item by item in the order of the messages.
     batch_size, length : int
         ``B`` and ``S`` (tokens, padding included).
     items : tuple
@@ -76,14 +90,17 @@ class Prompt:
     ------
     FoveateError
         The prompt is empty or of none of the kinds above, a role is unknown, there is no chat
-        template or it refuses the messages, or the tokenizer reports no offsets.
+        template or it refuses the messages, the tokenizer reports no offsets, what was given for a
+        picture is none, or the processor refuses it.
 
     Notes
     -----
     Always there in :attr:`regions`: ``system``, ``user``, ``assistant`` (the *content* of those
     messages, without their headers; a system prompt that the template adds by itself counts as
     ``system``; empty for raw text), ``special`` (special tokens), ``first`` (the first token that
-    is not padding) and ``generated`` (empty here: tokens made later belong to it alone).
+    is not padding) and ``generated`` (empty here: tokens made later belong to it alone). A prompt
+    with pictures has ``image`` besides: the tokens of all of them, which are then neither
+    ``special`` nor ``user``. :meth:`mark_box` marks a part of a picture.
 
     Examples
     --------
@@ -121,9 +138,10 @@ class Prompt:
             raise FoveateError(f"padding_side={side!r}, but it is 'left' or 'right'.")
         self.padding_side: str = side
 
-        self._items: list[_Item] = []
-        for number, given in enumerate(_batch(text_or_messages)):
+        drafts: list[_Draft] = []
+        for given in _batch(text_or_messages):
             roles: dict[str, list[Span]] = {}
+            pictures: list[Any] = []
             if isinstance(given, str):
                 if system is not None:
                     raise FoveateError(
@@ -132,11 +150,29 @@ class Prompt:
                     )
                 text = given
             else:
+                given, pictures = taken(given)
+                self._sees(tokenizer, pictures)
                 messages = _messages(given, system)
                 text, roles = _render(
-                    tokenizer, self.tokenizer, messages, add_generation_prompt, template_args or {}
+                    tokenizer,
+                    self.tokenizer,
+                    messages,
+                    add_generation_prompt,
+                    template_args or {},
+                    pictures=bool(pictures),
                 )
-            own = isinstance(given, str) if add_special_tokens is None else add_special_tokens
+            drafts.append(_Draft(text, roles, pictures, isinstance(given, str)))
+        prepared = self._prepared(tokenizer, drafts, add_special_tokens)
+        self._items: list[_Item] = []
+        for number, draft in enumerate(drafts):
+            own = draft.raw if add_special_tokens is None else add_special_tokens
+            text, roles = draft.text, draft.roles
+            if prepared is not None:
+                own, text = prepared.added, prepared.texts[number]
+                roles = {
+                    role: [prepared.moved(number, span) for span in spans]
+                    for role, spans in roles.items()
+                }
             item = _Item.tokenized(self.tokenizer, text, roles, own)
             if not text or not item.ids:
                 raise FoveateError(
@@ -148,7 +184,168 @@ class Prompt:
         self.batch_size: int = len(self._items)
         self.length: int = max(len(item.ids) for item in self._items)
         self.inputs: dict[str, Tensor] = self._padded()
+        self.pictures: tuple[Any, ...] = tuple(one for draft in drafts for one in draft.pictures)
+        self._shown: list[_Shown] = []
+        if prepared is not None:
+            self._shown = self._found(tokenizer, prepared)
+            self.inputs = {**prepared.outputs, **self._checked(prepared.outputs)}
+        self._grids: tuple[Grid, ...] | None = None
         self._regions: dict[str, Tensor] = self._built_in()
+
+    # ------------------------------------------------------------------ pictures
+
+    def _sees(self, processor: Any, pictures: Sequence[Any]) -> None:
+        if pictures and getattr(processor, "image_processor", None) is None:
+            raise FoveateError(
+                f"The messages have pictures, but {type(processor).__name__} prepares none; give "
+                "the processor of a model that sees: model, processor = fv.load('shapes-vlm')."
+            )
+
+    def _prepared(
+        self, processor: Any, drafts: Sequence[_Draft], add_special_tokens: bool | None
+    ) -> Prepared | None:
+        """What the processor makes of a prompt with pictures; None for one without."""
+        if not any(draft.pictures for draft in drafts):
+            return None
+        begin = self.tokenizer.bos_token
+        own = [
+            (draft.raw or not (begin and draft.text.startswith(begin)))
+            if add_special_tokens is None
+            else add_special_tokens
+            for draft in drafts
+        ]
+        return prepare(
+            processor,
+            [draft.text for draft in drafts],
+            [draft.pictures for draft in drafts],
+            add_special_tokens=own,
+            padding_side=self.padding_side,
+        )
+
+    def _checked(self, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Ids and mask of the processor, which must be those whose characters are known."""
+        ids, mask = outputs["input_ids"], outputs["attention_mask"]
+        ours = self.inputs["attention_mask"].bool()
+        same = ids.shape == ours.shape and torch.equal(mask.bool(), ours)
+        if not same or not torch.equal(ids[ours], self.inputs["input_ids"][ours]):
+            raise FoveateError(
+                "The processor tokenizes this prompt otherwise than its tokenizer, so which token "
+                "belongs to which word cannot be told; run it yourself and pass regions= to "
+                "fv.attach."
+            )
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def _found(self, processor: Any, prepared: Prepared) -> list[_Shown]:
+        """Where the pictures' tokens stand."""
+        ids = token_ids(processor)
+        found = []
+        for number, item in enumerate(self._items):
+            first = self._slice(number).start
+            for a, b in prepared.spans[number]:
+                own = [
+                    i
+                    for i, (token, start) in enumerate(
+                        zip(item.ids, item.starts.tolist(), strict=True)
+                    )
+                    if token in ids and a <= start < b
+                ]
+                if not own:
+                    raise FoveateError(
+                        f"{type(processor).__name__} put no token in the place of picture "
+                        f"{len(found)}, so there is nothing to attend to; run it yourself and pass "
+                        "regions= to fv.attach."
+                    )
+                starts = tuple(int(item.starts[i]) - a for i in own)
+                places = tuple(first + i for i in own)
+                found.append(_Shown(processor, number, item.text[a:b], places, starts))
+        return found
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The grid of patches of each picture, in the order of :attr:`pictures`.
+
+        Rows and columns, the picture's pixels, where its tokens stand in the padded row (``at``)
+        and its item.
+
+        Raises
+        ------
+        FoveateError
+            The model does not put one token for each patch, or in an order that is not known.
+        """
+        if self._grids is None:
+            self._grids = tuple(
+                grid_of(
+                    one.processor,
+                    self.inputs,
+                    number,
+                    picture.size,
+                    one.text,
+                    one.places,
+                    one.starts,
+                    one.item,
+                )
+                for number, (one, picture) in enumerate(
+                    zip(self._shown, self.pictures, strict=True)
+                )
+            )
+        return self._grids
+
+    def mark_box(
+        self, name: str, box: Sequence[float], *, picture: int = 0, item: int | None = None
+    ) -> Prompt:
+        """Name a region: the tokens of a part of a picture.
+
+        A token is inside if the centre of its patch is (:meth:`foveate.Grid.mask`). Marking a name
+        again adds to it. Where a processor shows a picture twice, in tiles and as a whole, it is
+        marked in both.
+
+        Parameters
+        ----------
+        name : str
+            The region's name; the built-in ones cannot be marked.
+        box : (x0, y0, x1, y1)
+            In the picture's own pixels, from its upper left corner.
+        picture : int
+            Which picture of the item, counted from 0 in the order of the messages.
+        item : int, optional
+            Only this item of the batch. Default: all, and each must have such a picture.
+
+        Returns
+        -------
+        Prompt
+            Itself, so that marks can be chained.
+
+        Raises
+        ------
+        FoveateError
+            The box is empty or holds the centre of no patch, there is no such picture or item, the
+            name is taken, or where the tokens lie in the picture is not known.
+
+        Examples
+        --------
+        >>> prompt.mark_box("object", (4, 4, 16, 16))              # doctest: +SKIP
+        """
+        self._may_mark(name)
+        if not self._shown:
+            raise FoveateError(
+                f"mark_box({name!r}) wants a prompt with a picture; this one has none: give the "
+                'processor a message with {"type": "image", "image": picture}.'
+            )
+        marked = torch.zeros(self.batch_size, self.length, dtype=torch.bool)
+        for number in self._item_numbers(item):
+            own = [grid for grid in self.grids if grid.item == number]
+            whole = not isinstance(picture, bool) and isinstance(picture, int)
+            if not whole or not -len(own) <= picture < len(own):
+                raise FoveateError(
+                    f"picture={picture!r}, but there are {len(own)} picture(s)"
+                    f"{self._of(number)}, counted from 0."
+                )
+            grid = own[picture]
+            for view in (grid, grid.overview):
+                if view is not None:
+                    places = torch.tensor(view.places)
+                    marked[number, places[view.mask(box)]] = True
+        return self._add(name, marked)
 
     # ------------------------------------------------------------------ building
 
@@ -187,6 +384,12 @@ class Prompt:
         }
         special = [self._row(number, item.special) for number, item in enumerate(self._items)]
         regions["special"] = torch.stack(special)
+        if self._shown:
+            seen = torch.zeros(self.batch_size, self.length, dtype=torch.bool)
+            for shown in self._shown:
+                seen[shown.item, list(shown.places)] = True
+            regions["special"] &= ~seen
+            regions[IMAGE] = seen
         first = torch.zeros(self.batch_size, self.length, dtype=torch.bool)
         for number in range(self.batch_size):
             first[number, self._slice(number).start] = True
@@ -261,7 +464,10 @@ class Prompt:
 
     def to(self, device: torch.device | str) -> Prompt:
         """Move inputs and regions to a device, in place; returns the prompt."""
-        self.inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        self.inputs = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in self.inputs.items()
+        }
         self._regions = {name: tensor.to(device) for name, tensor in self._regions.items()}
         return self
 
@@ -314,12 +520,7 @@ class Prompt:
         >>> prompt.mark("names", "Ann").mark("names", "Bob")       # doctest: +SKIP
         >>> prompt.mark("answer", "Rome", nth=-1)                  # doctest: +SKIP
         """
-        if not isinstance(name, str) or not name:
-            raise FoveateError(f"A region's name is a non-empty str, not {name!r}.")
-        if name in BUILT_IN:
-            raise FoveateError(
-                f"The region {name!r} is there unasked and cannot be marked; choose another name."
-            )
+        self._may_mark(name)
         given = [key for key, value in (("text", text), ("span", span), ("tokens", tokens))
                  if value is not None]  # fmt: skip
         if len(given) != 1:
@@ -348,6 +549,17 @@ class Prompt:
                     "belong to no token of their own; take in the word beside them."
                 )
             marked[number] = self._row(number, inside)
+        return self._add(name, marked)
+
+    def _may_mark(self, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise FoveateError(f"A region's name is a non-empty str, not {name!r}.")
+        if name in BUILT_IN or (name == IMAGE and self._shown):
+            raise FoveateError(
+                f"The region {name!r} is there unasked and cannot be marked; choose another name."
+            )
+
+    def _add(self, name: str, marked: Tensor) -> Prompt:
         old = self._regions.get(name)
         marked = marked.to(self.inputs["input_ids"].device)
         self._regions[name] = marked if old is None else old | marked
@@ -521,6 +733,27 @@ def _background(colours: list[str]) -> str:
 
 
 @dataclass(frozen=True)
+class _Draft:
+    """One item as it was given: its text, and the pictures that stand in it."""
+
+    text: str
+    roles: dict[str, list[Span]]
+    pictures: list[Any]
+    raw: bool
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One picture among the tokens."""
+
+    processor: Any
+    item: int
+    text: str  # what the processor put in its place
+    places: tuple[int, ...]  # of its tokens in the padded row
+    starts: tuple[int, ...]  # of these tokens in that text
+
+
+@dataclass(frozen=True)
 class _Item:
     """One text with its tokens, before padding."""
 
@@ -636,10 +869,12 @@ def _messages(given: Any, system: str | None) -> list[dict[str, Any]]:
             if not isinstance(text, str):
                 raise FoveateError(
                     f"Message {number} has content that is not text ({type(text).__name__}); "
-                    "Prompt reads a str or a list of {'type': 'text', 'text': ...}."
+                    "Prompt reads a str or a list of {'type': 'text', 'text': ...} and "
+                    "{'type': 'image', 'image': picture}."
                 )
         messages.append(dict(one))
-    if not any(text for one in messages for text in _contents(one)):
+    seen = any(_is_picture(part) for one in messages for part in _parts(one))
+    if not seen and not any(text for one in messages for text in _contents(one)):
         raise FoveateError(
             "Every message of the chat is empty; give it at least one token of text."
         )
@@ -647,11 +882,22 @@ def _messages(given: Any, system: str | None) -> list[dict[str, Any]]:
 
 
 def _contents(message: Message) -> list[Any]:
-    """The texts of a message: one, or one for each of its parts."""
+    """The texts of a message: one, or one for each of its parts that is no picture."""
+    return [
+        part.get("text") if isinstance(part, Mapping) else part
+        for part in _parts(message)
+        if not _is_picture(part)
+    ]
+
+
+def _parts(message: Message) -> list[Any]:
     content = message["content"]
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        return [part.get("text") if isinstance(part, Mapping) else part for part in content]
-    return [content]
+    whole = isinstance(content, Sequence) and not isinstance(content, str)
+    return list(content) if whole else [content]
+
+
+def _is_picture(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "image"
 
 
 def _pair(label: str, given: Any, size: int, unit: str, of: str) -> Span:
@@ -676,6 +922,8 @@ def _render(
     messages: list[dict[str, Any]],
     add_generation_prompt: bool,
     template_args: Mapping[str, Any],
+    *,
+    pictures: bool = False,
 ) -> tuple[str, dict[str, list[Span]]]:
     """The chat as text, and where in it the contents of each role stand.
 
@@ -683,7 +931,9 @@ def _render(
     and templates strip or add. Instead the same chat is rendered a second time with a placeholder
     for every content; what stands between the placeholders is the template's own text.
     """
-    source = tokenizer if getattr(tokenizer, "chat_template", None) else owner
+    # where both have one, the processor's knows how a picture is written
+    first, second = (owner, tokenizer) if pictures else (tokenizer, owner)
+    source = first if getattr(first, "chat_template", None) else second
     if not getattr(source, "chat_template", None):
         raise FoveateError(
             "This tokenizer has no chat template, so it cannot render a list of messages; pass "
@@ -719,7 +969,8 @@ def _render(
         parts = message["content"]
         if isinstance(parts, str):
             return {**message, "content": slots[0]}
-        filled = [{**part, "text": slot} for part, slot in zip(parts, slots, strict=True)]
+        left = iter(slots)
+        filled = [part if _is_picture(part) else {**part, "text": next(left)} for part in parts]
         return {**message, "content": filled}
 
     hollow = [emptied(message) for message in messages]

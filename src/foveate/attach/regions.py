@@ -70,6 +70,7 @@ class Regions:
         self.encoded = encoded
         self._alone = alone
         self.of_prompt: dict[str, Tensor] = {}
+        self._text = False
         self.masks: dict[str, Tensor] = {}
         if prompt is not None:
             regions = getattr(prompt, "regions", None)
@@ -81,6 +82,8 @@ class Regions:
             self.of_prompt = {
                 name: _as_mask(name, mask) for name, mask in regions.items() if name != GENERATED
             }
+        # a text that happens to be as long as a tower's row of patches is still no part of it
+        self._text = bool(self.of_prompt) and "input_ids" in getattr(prompt, "inputs", ())
         if explicit is not None and not isinstance(explicit, Mapping):
             raise FoveateError(
                 f'regions= takes a dict {{"name": bool mask}}; {type(explicit).__name__} was given.'
@@ -146,6 +149,8 @@ class Regions:
             return f"region {name!r} has {length} positions, the decoder began with {begun}"
         if name == GENERATED:
             return f"region {name!r} has its tokens in the decoder"
+        if kind in ("vision", "audio") and self._text and name in self.of_prompt:
+            return f"region {name!r} marks tokens of the text"
         length = self.masks[name].shape[-1]
         return (
             None

@@ -1,0 +1,1 @@
+"""Pictures on their way into a model: read, prepared by its processor, found among its tokens."""
