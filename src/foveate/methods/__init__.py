@@ -41,7 +41,7 @@ and, where it needs them,
 from .act import ACT
 from .attend_to import AttendTo
 from .autopasta import AutoPASTA
-from .diffusion import PAG
+from .diffusion import PAG, AttendAndExcite
 from .emphasis import Emphasize
 from .focus_directions import FocusDirections
 from .heads import Ablate, Capture, Shift
@@ -53,12 +53,14 @@ from .select import Select
 from .sparse import DeltaCorrection, HyperAttention, RectifiedSpaAttn
 from .stable import STABLE
 from .tuned import Tuned
+from .vision import VAR, VHR
 from .vision.registers import TestTimeRegisters
 from .zerotuning import ZeroTuning
 
 __all__ = [
     "ACT",
     "Ablate",
+    "AttendAndExcite",
     "AttendTo",
     "AutoPASTA",
     "Capture",
@@ -78,5 +80,7 @@ __all__ = [
     "Shift",
     "TestTimeRegisters",
     "Tuned",
+    "VAR",
+    "VHR",
     "ZeroTuning",
 ]

@@ -1,5 +1,6 @@
 """Methods for denoisers: what text-to-image models draw, and where."""
 
+from .attend_and_excite import AttendAndExcite
 from .pag import PAG
 
-__all__ = ["PAG"]
+__all__ = ["PAG", "AttendAndExcite"]
