@@ -9,19 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from ..._implements import implements
-from ...adapters.sites import sites
+from ...adapters.sites import Site, sites
 from ...attach import attach
-from ...engine.relevance import Edges
 from ...errors import FoveateError
+from ...methods.vision.tower import Tower
+from ._flow import FLOWS, Streams, flow, through
 from ._result import Attribution
-from ._tape import Seen, Tape, frozen
+from ._tape import Tape, frozen
 from ._target import Question
 from .gradients import GRADIENTS, gradients
-from .relevance import Pair, across, down, rolled_across, rolled_down
 
 __all__ = ["METHODS", "attribute", "attributions"]
 
-FLOWS = ("relevance", "rollout", "attention", "value-norm")
 METHODS = (*FLOWS, *GRADIENTS)
 
 
@@ -157,8 +156,14 @@ def attributions(
         raise FoveateError(
             f"A model was wanted; {type(model).__name__} was given: model, tok = fv.load(…)."
         )
+    found = sites(model)
+    kinds = {site.kind for site in found}
+    tower = [site for site in found if site.stack == stack and site.kind == "vision"]
+    # a tower below a decoder: relevance reaches it from the decoder's output, through its tokens
+    below = tower if "decoder" in kinds and method == "relevance" else []
+    blind = bool(tower) and "decoder" in kinds and not below  # nothing of the output is in it
     if position is None:
-        position = _usual_position(model, stack)
+        position = _usual_position(found, None if below else stack)
     question = Question.of(model, prompt, target, position, inputs)
     if method in GRADIENTS:
         given = {"layers": layers, "heads": heads, "stack": stack}
@@ -179,13 +184,15 @@ def attributions(
     if method in ("attention", "value-norm") and layers is None and not placed:
         layers = -1
     scope = {"layers": layers, "heads": heads, "stack": stack}
-    if question.crossed:
+    if question.crossed or (stack is None and "cross" in kinds and "decoder" not in kinds):
         if stack is not None:
             raise FoveateError(
                 f"stack={stack!r} was given; in an encoder–decoder model what is explained goes "
                 "through encoder, decoder and cross-attention together: leave it away."
             )
-        scope["stack"] = ("encoder", "decoder", "cross")
+        scope["stack"] = "all"
+    elif below:
+        scope["stack"] = "all"
     told: tuple[Tensor | None, Tensor | None]
     tape = Tape(grad=method == "relevance", projections=method == "value-norm", **scope)
     around = attach(model, *tape.around(methods), prompt=_known(prompt), regions=regions)
@@ -198,61 +205,60 @@ def attributions(
         with around, torch.no_grad():
             output = question.ask()
             asked = getattr(output, "logits", None) is not None or callable(question.target)
-            told = question.value(output) if asked and position != "mean" else (None, None)
-    scores, own = _flow(method, tape, question)
+            asked = asked and position != "mean" and not blind
+            told = question.value(output) if asked else (None, None)
+    scores, own = _flow(method, tape, question, below, prompt)
     return _results(question, method, scores, own, *told)
 
 
 # -- the flows -------------------------------------------------------------------------------------
-def _flow(method: str, tape: Tape, question: Question) -> tuple[Tensor, Tensor | None]:
-    """Scores ``[B, S]``, and those of the decoder's own tokens in an encoder–decoder model."""
-    crossed = tape.of("cross") and tape.of("encoder")
-    calls = tape.of("decoder") if crossed else tape.calls
+def _flow(
+    method: str, tape: Tape, question: Question, below: Sequence[Site], prompt: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Scores ``[B, S]``, and those of the looking tokens where some look across to others."""
+    calls = tape.calls
+    if below:
+        calls = tape.of("decoder")
     if not calls:
         raise FoveateError(f"{method} saw no attention: give layers= or stack= that the model has.")
-    if len(names := dict.fromkeys(seen.site.stack for seen in calls)) > 1:
+    streams = Streams.of(calls)
+    if len(names := dict.fromkeys(seen.site.stack for seen in streams.own)) > 1:
         raise FoveateError(f"stack={tuple(names)} are several; what flows is followed in one.")
-    for seen in calls:
-        _square(seen)
-    top = calls[-1]
-    shapes = top.q.shape
-    start = question.start(shapes[2], shapes[0], top.q.new_zeros((), dtype=torch.float32))
+    top = streams.own[-1]
+    start = question.start(top.q.shape[2], len(top.q), top.q.new_zeros((), dtype=torch.float32))
     if top.q.dtype == torch.float64:
         start = start.double()
-    start = start.to(top.q.device)
-    if method in ("relevance", "rollout"):
-        kind = Seen.relevance if method == "relevance" else Seen.attention
-        if not crossed:
-            rule = down if method == "relevance" else rolled_down
-            return rule([kind(seen) for seen in calls], start), None
-        pair = Pair(*([kind(s) for s in tape.of(k)] for k in ("encoder", "decoder", "cross")))
-        return (across if method == "relevance" else rolled_across)(pair, start)
-    kind = Seen.attention if method == "attention" else Seen.norms
-    if not crossed:
-        return _mean([kind(seen) for seen in calls], start), None
-    return (
-        _mean([kind(seen) for seen in tape.of("cross")], start),
-        _mean([kind(seen) for seen in calls], start),
+    scores, own = flow(method, streams, start.to(top.q.device))
+    if below:
+        lower = [s for s in tape.calls if s.site.kind != "decoder"]
+        if not any(s.site.kind == "cross" for s in lower):
+            lower = [s for s in lower if s.site.stack == below[0].stack]
+        lead = Tower.of(question.model, below, "attribute").lead()
+        scores = through(scores, _image(question, prompt).to(scores.device), lower, lead)
+    return scores, own
+
+
+def _image(question: Question, prompt: Any) -> Tensor:
+    """The image tokens of the decoder, bool ``[B, S]``."""
+    known: Mapping[str, Tensor] = getattr(prompt, "regions", {})
+    if "image" in known:
+        return known["image"]
+    config = getattr(question.model, "config", None)
+    ids = question.inputs.get("input_ids")
+    for name in ("image_token_id", "image_token_index"):
+        token = getattr(config, name, None)
+        if isinstance(token, int) and isinstance(ids, Tensor):
+            return ids == token
+    raise FoveateError(
+        f"Which tokens of {type(question.model).__name__} are a picture's is not known: give an "
+        "fv.Prompt with the picture in it, or input_ids with image tokens."
     )
 
 
-def _mean(layers: Sequence[Edges], start: Tensor) -> Tensor:
-    rows = [edges.left(start) for edges in layers]
-    return torch.stack(rows).mean(0)
-
-
-def _square(seen: Seen) -> None:
-    if seen.q.shape[2] != seen.k.shape[2]:
-        raise FoveateError(
-            f"{seen.site.name} has {seen.q.shape[2]} queries and {seen.k.shape[2]} keys; relevance "
-            "is carried through whole forwards: leave past_key_values away."
-        )
-
-
 # -- around them -----------------------------------------------------------------------------------
-def _usual_position(model: nn.Module, stack: str | None) -> int:
+def _usual_position(found: Sequence[Site], stack: str | None) -> int:
     """The last query of a decoder, the first of an encoder."""
-    kinds = {site.kind for site in sites(model) if stack in (None, site.stack)}
+    kinds = {site.kind for site in found if stack in (None, site.stack)}
     return -1 if "decoder" in kinds or not kinds else 0
 
 
@@ -270,8 +276,9 @@ def _results(
     details: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Attribution]:
     queries = scores.shape[1] if own is None else own.shape[1]
-    if own is None and question.crossed:
-        queries = len(question.inputs["decoder_input_ids"][0])
+    ids_given = question.inputs.get("decoder_input_ids" if question.crossed else "input_ids")
+    if own is None and isinstance(ids_given, Tensor):
+        queries = ids_given.shape[1]
     where = question.where(queries, len(scores))
     found = []
     for b, row in enumerate(scores):

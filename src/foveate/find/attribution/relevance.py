@@ -8,6 +8,7 @@ from the top layer down, one product a layer, and memory stays linear in length.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -43,21 +44,29 @@ def rolled_down(layers: Sequence[Edges], start: Tensor) -> Tensor:
     return row
 
 
+@dataclass(frozen=True, eq=False)
 class Pair:
-    """The layers of an encoder–decoder model, each from the bottom up."""
+    """Two streams of tokens, one of which attends to the other.
 
-    def __init__(
-        self, encoder: Sequence[Edges], decoder: Sequence[Edges], cross: Sequence[Edges]
-    ) -> None:
-        self.encoder = encoder
-        self.decoder = decoder
-        self.cross = cross
+    Attributes
+    ----------
+    encoder : sequence of Edges
+        Layers of the stream that is attended to, from the bottom up; none where its tokens are an
+        input (a Q-Former by itself).
+    steps : sequence of (Edges, bool)
+        What the other stream does, in its order: each with whether it looks across. A layer of a
+        decoder is two steps; of a Q-Former with a cross-attention in every second layer, two or
+        one.
+    """
+
+    encoder: Sequence[Edges]
+    steps: Sequence[tuple[Edges, bool]]
 
 
 def across(pair: Pair, start: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of ``R_qi`` (encoder tokens) and ``R_qq − I`` (the decoder's own) at ``start``.
 
-    Each decoder layer attends to itself, then to the encoder:
+    The decoder attends to itself, then to the encoder, in turn:
     ``R_qq ← R_qq + Ā R_qq``, ``R_qi ← R_qi + Ā R_qi`` (rules 6 and 7), then
     ``R_qi ← R_qi + N(R_qq)ᵀ C̄ N(R_ii)`` (rule 10), where ``N(R)`` is the identity plus ``R − I``
     with its rows normalised (equations 8 and 9). Row ``t`` of the result is
@@ -70,26 +79,32 @@ def across(pair: Pair, start: Tensor) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     pair : Pair
+        Where fewer queries look across than attend to themselves (InstructBLIP's Q-Former, whose
+        instruction does not see the picture), these are the first.
     start : Tensor
-        ``[B, Sq]``: a one at the decoder's query that is explained.
+        ``[B, Sq]``: a one at the decoder's query that is explained, or weights of several.
 
     Returns
     -------
     (Tensor, Tensor)
         ``[B, Si]`` and ``[B, Sq]``.
     """
-    ends = [start]  # u_L, u_{L-1}, …, u_0: what comes after each layer
-    for edges in reversed(pair.decoder):
-        ends.append(ends[-1] + edges.left(ends[-1]))
-    *after, own = ends
-    after.reverse()  # u_1 … u_L
+    own, after = start, []  # what comes after each look across: u_L, …, u_1
+    for edges, crosses in reversed(pair.steps):
+        if crosses:
+            after.append(own)
+        else:
+            own = own + edges.left(own)
+    after.reverse()
     ones = torch.ones_like(start)
     columns = torch.stack([*after, ones], 1)  # R u for every u and for 1, carried upwards together
-    mixed = torch.zeros(())
-    for n, (itself, crossed) in enumerate(zip(pair.decoder, pair.cross, strict=True)):
-        columns = columns + itself.right(columns)
-        moved, total = columns[:, n], columns[:, -1] - ones
-        mixed = mixed + crossed.left(after[n] + _ratio(moved - after[n], total))
+    mixed, n = torch.zeros(()), 0
+    for edges, crosses in pair.steps:
+        if not crosses:
+            columns = columns + edges.right(columns)
+            continue
+        looking = after[n] + _ratio(columns[:, n] - after[n], columns[:, -1] - ones)
+        mixed, n = mixed + edges.left(looking[:, : edges.shapes.Sq]), n + 1
     sums = torch.ones_like(mixed)
     for edges in pair.encoder:
         sums = sums + edges.right(sums)
@@ -104,10 +119,13 @@ def rolled_across(pair: Pair, start: Tensor) -> tuple[Tensor, Tensor]:
     causal decoder ``R_qqᵀ`` takes row ``t`` from the queries at and after ``t``.
     """
     column = start
-    for edges in pair.decoder:
+    own = [edges for edges, crosses in pair.steps if not crosses]
+    for edges in own:
         sums = edges.sums()
         column = (column + edges.right(column)) / (1 + sums)
-    return rolled_down(pair.encoder, pair.cross[-1].left(column)), rolled_down(pair.decoder, start)
+    last = [edges for edges, crosses in pair.steps if crosses][-1]
+    seen = last.left(column[:, : last.shapes.Sq])
+    return rolled_down(pair.encoder, seen), rolled_down(own, start)
 
 
 def _row(layers: Sequence[Edges], start: Tensor) -> Tensor:
