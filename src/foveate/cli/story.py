@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["GRID", "Remedy", "case", "floats"]
-
-GRID = 8  # patches a side, of both models
+__all__ = ["Remedy", "case", "floats"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..methods.measure import Measure
 from ..report.vision import Count, Look, Mark, Side, Story, Table
 from ..tasks.shapes import check, drawing, mentions
 from ..tasks.shapes.captions import named
-from .story import GRID, Remedy, case, floats
+from .story import Remedy, case, floats
 
 __all__ = ["draws"]
 
@@ -105,14 +105,16 @@ def _drawn(
     prompt = drawing.marked(pipeline.tokenizer, part)
     with attach(pipeline, *methods, *measures, prompt=prompt) as run:
         pipeline(part, num_inference_steps=_STEPS, guidance_scale=4.0, generator=noise)
+    config = pipeline.transformer.config
+    grid = config.sample_size // config.patch_size
     looks = []
     for n, kind in enumerate(mentions(asked[at]), start=1):
         each = []
         for step in _LOOKED:
             mass = run.results[f"{n}@{step}"].prefill  # [L, B, H, image then text]
             row = mass.shape[1] - len(part) + at - first  # the prompt's half stands last
-            each.append(mass[:, row, :, : GRID * GRID].mean((0, 1)))
-        weights = torch.stack(each).mean(0).reshape(GRID, GRID).detach().numpy()
+            each.append(mass[:, row, :, : grid * grid].mean((0, 1)))
+        weights = torch.stack(each).mean(0).reshape(grid, grid).detach().numpy()
         looks.append(Look(f"what looked at “{named(kind)}”, mean", weights, float(weights.mean())))
     pixels = np.asarray(picture)
     there = check(pixels)

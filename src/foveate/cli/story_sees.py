@@ -19,9 +19,12 @@ from ..report.vision import Count, Look, Side, Story, Table
 from ..tasks.shapes import asking, caption, check, mentions, partner, render
 from ..tasks.shapes.captions import NUMBERS, named
 from ..tasks.shapes.scene import Kind, Scene
-from .story import GRID, Remedy, case, floats
+from .story import Remedy, case, floats
 
 __all__ = ["sees"]
+
+_GRID = 8  # patches a side
+_LONGEST = 40  # tokens of a caption
 
 
 def sees(
@@ -98,14 +101,14 @@ def _told(model: Any, processor: Any, scene: Scene, methods: Sequence[Any]) -> _
     image = inputs["input_ids"] == model.config.image_token_id
     measure = Measure(m.rows([-1]))
     with torch.no_grad(), attach(model, *methods, measure, regions={"image": image}) as run:
-        out = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+        out = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
     ids = out[0, image.shape[1] :].tolist()
     at = image[0].nonzero().flatten()
     rows = run.results["rows"]
     each = [rows.prefill[:, 0, :, -1]]  # [L, H, S]
     if rows.decode.numel():
         each += list(rows.decode[:, 0].unbind(2))
-    looks = [one[..., at].mean((0, 1)).reshape(GRID, GRID).numpy() for one in each]
+    looks = [one[..., at].mean((0, 1)).reshape(_GRID, _GRID).numpy() for one in each]
     return _Told(processor.decode(ids, skip_special_tokens=True), ids, looks)
 
 
@@ -165,7 +168,7 @@ def _hidden_patches(
         on = [_patches([one.mask for one in check(render(scene)) if one.kind == kind])]
         on.append(_patches([one.mask for one in check(render(scene))]))
         free = np.flatnonzero(~on[1])
-        other = np.zeros(GRID * GRID, bool)
+        other = np.zeros(_GRID * _GRID, bool)
         other[rng.sample(free.tolist(), min(int(on[0].sum()), len(free)))] = True
         own.append(on[0])
         others.append(other)
@@ -179,9 +182,9 @@ def _hidden_patches(
 
 def _patches(masks: Sequence[np.ndarray]) -> np.ndarray:
     """bool [patches]: those that hold any pixel of the masks."""
-    size = masks[0].shape[0] // GRID
+    size = masks[0].shape[0] // _GRID
     whole = np.logical_or.reduce(masks)
-    return whole.reshape(GRID, size, GRID, size).any((1, 3)).reshape(-1)
+    return whole.reshape(_GRID, size, _GRID, size).any((1, 3)).reshape(-1)
 
 
 def _blind(model: Any, processor: Any, shown: Sequence[Scene], patches: np.ndarray) -> list[str]:
@@ -191,7 +194,7 @@ def _blind(model: Any, processor: Any, shown: Sequence[Scene], patches: np.ndarr
     away = torch.zeros_like(image)
     away[image] = torch.from_numpy(patches).reshape(-1)
     with torch.no_grad(), attach(model, Hide("away"), regions={"away": away}):
-        out = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+        out = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
     return processor.batch_decode(out[:, image.shape[1] :], skip_special_tokens=True)
 
 
