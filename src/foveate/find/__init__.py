@@ -31,8 +31,10 @@ _OFFERS = {
         "path_patching",
     ),
     "contextual": ("contextual_scores",),
+    "divergence": ("VHD", "head_outputs", "vhd"),
     "focus": ("fit_focus_directions",),
     "heads": ("KINDS", "find_heads"),
+    "hunting": ("HeadHunt", "head_hunter"),
     "importance": ("head_importance", "leave_one_out", "only_head", "prune_greedily"),
     "injection": ("InjectionDetector",),
     "known": ("choice_logprobs", "known_scores"),
@@ -44,7 +46,8 @@ _OFFERS = {
     "registers": ("patch_norms", "register_neurons"),
     "scores": ("HeadScores",),
     "tuning": ("tune",),
-    "visual_sinks": ("VisualSinks", "visual_sinks"),
+    "visual_sinks": ("VisualSinks", "find_visual_sinks"),
+    "where_to_look": ("ViCrop", "grad_att", "pure_grad", "rel_att"),
     "zerotuning": ("fit_zerotuning",),
 }
 _HOME = {name: module for module, names in _OFFERS.items() for name in names}
