@@ -108,6 +108,9 @@ __all__ = [
     "ACT",
     "ZeroTuning",
     "FocusDirections",
+    # methods for models that look at pictures
+    "VAR",
+    "VHR",
     # find, evaluate
     "find_heads",
     "HeadScores",
@@ -129,8 +132,6 @@ __all__ = [
     "Table",
     "tune",
     "Tuned",
-    "VAR",
-    "VHR",
     "Policy",
     "advise",
     "Advice",

@@ -21,14 +21,14 @@ from ..methods.measure import Measure
 from ..methods.residual import block_of, entering
 from ..methods.vision.var import default_tau, sink_values
 
-__all__ = ["VisualSinks", "visual_sinks"]
+__all__ = ["VisualSinks", "find_visual_sinks"]
 
 FIRST = 2  # layers before it make the large dimensions and are not looked at
 
 
 @dataclass(frozen=True, eq=False)
 class VisualSinks:
-    """What :func:`visual_sinks` found.
+    """What :func:`find_visual_sinks` found.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class VisualSinks:
 
 
 @torch.no_grad()
-def visual_sinks(
+def find_visual_sinks(
     model: nn.Module,
     inputs: Any,
     *,
@@ -109,8 +109,8 @@ def visual_sinks(
     known = dict(getattr(inputs, "regions", {})) | dict(regions or {})
     if image not in known:
         raise FoveateError(
-            f"visual_sinks needs to know where the picture is: there is no region {image!r}; pass "
-            'an fv.Prompt with a picture, or regions={"image": mask}.'
+            f"There is no region {image!r}, so nothing says where the picture is: pass an fv.Prompt "
+            'with a picture, or regions={"image": mask}.'
         )
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise FoveateError(f"count={count!r} was given; a whole number from 1 was wanted.")

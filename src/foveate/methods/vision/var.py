@@ -43,7 +43,7 @@ class VAR(Method):
     ----------
     dims : sequence of int
         The sink dimensions, a property of the language model: (2533, 1415) of Llama-2-7B, (2100,
-        4743) of Llama-2-13B; :func:`foveate.find.visual_sinks` finds those of others.
+        4743) of Llama-2-13B; :func:`foveate.find.find_visual_sinks` finds those of others.
     p : float
         What a sink keeps, 0 to 1; 0.6 in the authors' code. 1 changes nothing.
     rho : float
@@ -99,7 +99,7 @@ class VAR(Method):
     ...      for t in ["describe the picture."]], add_generation_prompt=True)
     >>> inputs = processor(text=ask, images=render(scene), return_tensors="pt")
     >>> regions = {"image": inputs["input_ids"] == model.config.image_token_index}
-    >>> dims = fv.find.visual_sinks(model, inputs, regions=regions).dims
+    >>> dims = fv.find.find_visual_sinks(model, inputs, regions=regions).dims
     >>> with fv.attach(model, fv.VAR(dims, layers=[1, 2]), regions=regions):
     ...     ids = model.generate(**inputs, max_new_tokens=20)
     >>> print(processor.decode(ids[0, inputs["input_ids"].shape[1] :]))
@@ -225,7 +225,7 @@ def sink_values(hidden: Tensor, dims: Sequence[int]) -> Tensor:
     if max(dims) >= hidden.shape[-1]:
         raise FoveateError(
             f"dims={tuple(dims)} was given; the hidden states have dimensions 0–"
-            f"{hidden.shape[-1] - 1}: find.visual_sinks(model, …).dims are those of this model."
+            f"{hidden.shape[-1] - 1}: find_visual_sinks(model, …).dims are those of this model."
         )
     x = hidden.detach().float()
     scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
@@ -251,7 +251,7 @@ def _dimensions(dims: Any) -> tuple[int, ...]:
     if not found or not good:
         raise FoveateError(
             f"VAR takes the sink dimensions of the model, such as (2533, 1415) for Llama-2-7B; "
-            f"{dims!r} was given: find.visual_sinks(model, …).dims finds them."
+            f"{dims!r} was given: foveate.find.find_visual_sinks(model, …).dims finds them."
         )
     return found
 
