@@ -74,3 +74,50 @@ def rollout(layers: Maps) -> Tensor:
         mixed = attention.mean(1) + torch.eye(attention.shape[-1], dtype=attention.dtype)
         R = mixed / mixed.sum(-1, keepdim=True) @ R
     return R
+
+
+def recorded(
+    model: Any, given: dict[str, Any], pick: Callable[[Any], Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Attention and its gradient by module, in the order they ran, of an eager model of any kind.
+
+    For models that hand out the maps of one of their parts only.
+    """
+    found: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+            if isinstance(weights, Tensor) and weights.dim() == 4:
+                found.setdefault(name, weights)
+
+        return hook
+
+    handles = [m.register_forward_hook(note(name)) for name, m in model.named_modules()]
+    try:
+        with torch.enable_grad():
+            value = pick(model(**given)).sum()
+            unique = {id(weights): name for name, weights in reversed(found.items())}
+            names = [name for name in found if name in unique.values()]
+            grads = torch.autograd.grad(value, [found[n] for n in names], allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    empty = [torch.zeros_like(found[n]) if g is None else g for n, g in zip(names, grads)]
+    return {n: (found[n].detach(), g) for n, g in zip(names, empty, strict=True)}
+
+
+def looking(steps: list[tuple[bool, Tensor, Tensor]], R_ii: Tensor) -> tuple[Tensor, Tensor]:
+    """Rules 6, 7 and 10 in the order of ``steps (crosses, A, ∇A)``: ``R_qi`` and ``R_qq``."""
+    queries = max(A.shape[-2] for _, A, _ in steps)
+    R_qq = torch.eye(queries, dtype=R_ii.dtype)[None]
+    R_qi = torch.zeros(len(R_ii), queries, R_ii.shape[-1], dtype=R_ii.dtype)
+    for crosses, A, gradient in steps:
+        step = cam(A, gradient)
+        if crosses:
+            missing = queries - step.shape[1]  # queries that do not look across come last
+            step = torch.nn.functional.pad(step, (0, 0, 0, missing))
+            R_qi = R_qi + normalised(R_qq).mT @ step @ normalised(R_ii)
+        else:
+            R_qi, R_qq = R_qi + step @ R_qi, R_qq + step @ R_qq
+    return R_qi, R_qq

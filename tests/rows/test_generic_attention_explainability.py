@@ -1,7 +1,7 @@
 """generic-attention-explainability: the rules of Chefer, Gur and Wolf (2021) written out.
 
-``make`` is a function ``(model, inputs, target) -> scores [S]``: what each input token counts for
-the logit ``target`` of the last query.
+``make`` is a function ``(model, inputs, target, **options) -> scores [S]``: what each input token
+counts for the logit ``target`` of the last query, or for what ``target(output)`` says.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -18,8 +19,9 @@ from foveate.engine.program import Program
 from foveate.engine.relevance import Edges
 from foveate.find.attribution import attribute
 from foveate.find.attribution.relevance import down, rolled_down
+from seeing import seeing, shown
 
-Make = Callable[[Any, dict[str, Tensor], int], Tensor]
+Make = Callable[..., Tensor]
 TARGET = 7
 
 
@@ -62,19 +64,64 @@ def check(make: Make) -> None:
         given = inputs(name, batch=1)
         R_qi, _ = oracle.encoder_decoder(oracle.maps(build(name, "eager").double(), given, pick))
         close(make(build(name).double(), given, TARGET), R_qi[0, -1])
+    check_pictures(make)
 
 
-def relevance(model: Any, given: dict[str, Tensor], target: int) -> Tensor:
-    return attribute(model, given, "relevance", target).scores
+def check_pictures(make: Make) -> None:
+    """A vision transformer, a decoder that sees, Q-Formers, a detector."""
+    given = shown("vit")
+    maps = oracle.recorded(seeing("vit", "eager"), given, lambda out: out.logits[:, TARGET])
+    R = oracle.self_attention(tuple(zip(*maps.values(), strict=True)))
+    close(make(seeing("vit"), given, TARGET), R[0, 0] - torch.eye(R.shape[-1])[0])
+
+    given = shown("llava")
+    last = lambda out: out.logits[:, -1, TARGET]
+    maps = oracle.recorded(seeing("llava", "eager"), given, last)
+    parts = [
+        oracle.self_attention(tuple(zip(*some, strict=True)))
+        for some in ([m for n, m in maps.items() if part in n] for part in ("vision", "language"))
+    ]
+    R_tower, R_text = parts
+    row = R_text[0, -1] - torch.eye(R_text.shape[-1])[-1]
+    close(make(seeing("llava"), given, TARGET), row)
+    # and on through the tower: image token n is patch n, and [CLS] was made no token
+    patches = torch.cat([row.new_zeros(1), row[given["input_ids"][0] == 63]])
+    close(make(seeing("llava"), given, TARGET, stack="vision"), patches @ R_tower[0])
+
+    for name in ("qformer", "instruct", "detr"):
+        given = shown(name)
+        pick = lambda out: getattr(out, "logits", out[0])[:, 0, TARGET - 1]
+        maps = oracle.recorded(seeing(name, "eager"), given, pick)
+        across = [n for n in maps if "cross" in n or "encoder_attn" in n]
+        behind = [m for n, m in maps.items() if name == "detr" and "encoder.layers" in n]
+        size = maps[across[0]][0].shape[-1]
+        R_ii = torch.eye(size).double()[None]
+        if behind:
+            R_ii = oracle.self_attention(tuple(zip(*behind, strict=True)))
+        own = [n for n in maps if name != "detr" or "decoder.layers" in n]
+        steps = [(n in across, *maps[n]) for n in own]
+        assert sum(crosses for crosses, _, _ in steps) == 2
+        R_qi, _ = oracle.looking(steps, R_ii)
+        target = TARGET - 1 if name == "detr" else pick
+        close(make(seeing(name), given, target), R_qi[0, 0])
 
 
-def baseline(model: Any, given: dict[str, Tensor], target: int) -> Tensor:
+def relevance(model: Any, given: dict[str, Tensor], target: Any, **options: Any) -> Tensor:
+    return attribute(model, given, "relevance", target, **options).scores
+
+
+def baseline(model: Any, given: dict[str, Tensor], target: Any, **options: Any) -> Tensor:
     """Raw attention of the last layer."""
-    return attribute(model, given, "attention", target).scores
+    return attribute(model, given, "attention", target, **options).scores
 
 
 def test_relevance_follows_the_rules() -> None:
     check(relevance)
+
+
+def test_the_rules_on_pictures_tell_raw_attention_apart() -> None:
+    with pytest.raises(AssertionError, match="off by"):
+        check_pictures(baseline)
 
 
 def test_with_gradients_of_one_and_one_head_it_is_rollout_without_normalisation() -> None:
