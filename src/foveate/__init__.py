@@ -39,6 +39,7 @@ from .methods import (
     AutoPASTA,
     Capture,
     DeltaCorrection,
+    DenseDiffusion,
     Emphasize,
     FocusDirections,
     Hide,
@@ -52,6 +53,7 @@ from .methods import (
     ZeroTuning,
 )
 from .patterns import SlidingWindow
+from .pictures.picture import Picture
 from .policy import Policy
 from .prompt import Prompt
 from .results import Results
@@ -81,6 +83,7 @@ __all__ = [
     "load",
     "Prompt",
     "Grid",
+    "Picture",
     # attach
     "attach",
     "Run",
@@ -103,6 +106,7 @@ __all__ = [
     # the text methods of the literature
     "PAG",
     "AttendAndExcite",
+    "DenseDiffusion",
     "PASTA",
     "AutoPASTA",
     "ACT",
