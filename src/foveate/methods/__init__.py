@@ -41,7 +41,7 @@ and, where it needs them,
 from .act import ACT
 from .attend_to import AttendTo
 from .autopasta import AutoPASTA
-from .diffusion import PAG, AttendAndExcite
+from .diffusion import PAG, AttendAndExcite, DenseDiffusion
 from .emphasis import Emphasize
 from .focus_directions import FocusDirections
 from .heads import Ablate, Capture, Shift
@@ -65,6 +65,7 @@ __all__ = [
     "AutoPASTA",
     "Capture",
     "DeltaCorrection",
+    "DenseDiffusion",
     "Emphasize",
     "FocusDirections",
     "Hide",
