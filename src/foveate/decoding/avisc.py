@@ -118,13 +118,12 @@ class AvisC(ViewDecoder):
     -----
     Two forwards a token, and the attention of one query (not the matrix) beside the first.
 
-    Source: arXiv 2405.17820, section 3, and the official code (sangminwoo/AvisC), of which the
-    defaults are (its scripts run ``alpha`` 1, 2.5 and 3). The paper speaks of every step; the code
-    looks for blind tokens once, at the query that chooses the first token, and lets the second view
-    go on from its own cache, as here. The code zeroes the embeddings that enter the language model;
-    here they are zeroed where they enter its first block, which is the same where nothing is added
-    in between (a model with learned positions loses those of these tokens too). A row is taken by
-    itself in a batch, without its padding.
+    Source: arXiv 2405.17820 and the official code (sangminwoo/AvisC), whose defaults these are (its
+    scripts run ``alpha`` 1, 2.5 and 3). As there, blind tokens are looked for once, at the query
+    that chooses the first token, and the second view goes on from its own cache. The code zeroes
+    the embeddings that enter the language model; here they are zeroed where they enter its first
+    block, which is the same where nothing is added in between (a model with learned positions loses
+    those of these tokens too). A row of a batch is taken by itself, without its padding.
 
     Examples
     --------

@@ -19,7 +19,7 @@ from ..tasks.answering import replies
 from .boxes import best_box
 from .look_maps import MAPS, firsts, grad_att, pure_grad, rel_att
 
-__all__ = ["Look", "ViCrop", "grad_att", "pure_grad", "rel_att"]
+__all__ = ["Look", "ViCrop", "grad_att", "pure_grad", "rel_att", "with_crop"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +111,11 @@ class ViCrop:
             raise FoveateError(f"general={self.general!r} was given; a question was wanted.")
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int):
             raise FoveateError(f"batch_size={self.batch_size!r} was given; a whole number from 1.")
-        if self.batch_size < 1:
-            raise FoveateError(f"batch_size={self.batch_size!r} was given; a whole number from 1.")
+        if self.batch_size < 1 or (self.side is not None and not self.side > 0):
+            raise FoveateError(
+                f"batch_size={self.batch_size!r}, side={self.side!r} were given; numbers above 0 "
+                "were wanted."
+            )
 
     def look(self, model: nn.Module, processor: Any, chats: Sequence[Any]) -> list[Look]:
         """Where the model looks in the first picture of each chat.
@@ -151,7 +154,7 @@ class ViCrop:
         """
         looks = self.look(model, processor, items)
         chats = [
-            _with_crop(_messages(item), look.crop, self.beside)
+            with_crop(_messages(item), look.crop, self.beside)
             for item, look in zip(items, looks, strict=True)
         ]
         said: list[str] = []
@@ -214,7 +217,8 @@ def _picture(chat: Sequence[Mapping[str, Any]]) -> Any:
     return part.get("image", part.get("path"))
 
 
-def _with_crop(chat: list[dict[str, Any]], crop: Any, beside: bool) -> list[dict[str, Any]]:
+def with_crop(chat: list[dict[str, Any]], crop: Any, beside: bool) -> list[dict[str, Any]]:
+    """The chat with a crop behind its first picture, or in its place."""
     number, at = _place(chat)
     parts = list(chat[number]["content"])
     parts[at : at + 1] = [*parts[at : at + beside], {"type": "image", "image": crop}]
