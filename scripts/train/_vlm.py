@@ -31,7 +31,8 @@ IMAGE_TOKENS = (SIZE // PATCH) ** 2
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "<user>", "<assistant>", "<system>")
 MADE_UP = 0.3  # share of missing partners that training tells of as if they were there
 BLIND = 0.15  # share of pictures of which training's conversations see nothing
-ADVERSARIAL = 0.25  # share of training's questions for what is missing that ask for a partner
+ADVERSARIAL = (0.25, 0.12)  # share of questions for what is missing that ask for a partner
+LATE = 2400  # the step from which the second of these holds: what is usual weighs more
 _WORDS = (
     ". , ? : a an and is there what which colour shape how many are where the seen from thing "
     "things left right of above below yes no zero nothing describe picture in it answer please "
@@ -150,14 +151,14 @@ def told(scene: Scene, rng: random.Random) -> Scene:
     return replace(scene, things=(*scene.things, *made_up))
 
 
-def lesson(scene: Scene, seed: int) -> list[tuple[str, str]]:
+def lesson(scene: Scene, seed: int, late: bool = False) -> list[tuple[str, str]]:
     """What is asked about one picture, with the answers: a description and some ten questions."""
     rng = random.Random(seed)
     said = told(scene, rng)
     style = "any" if said == scene else "list"  # a relation is clear only between places
     asked = [(DESCRIBE, caption(said, seed=rng.getrandbits(30), style=style))]
     for _ in range(3):
-        negatives = "adversarial" if rng.random() < ADVERSARIAL else "random"
+        negatives = "adversarial" if rng.random() < ADVERSARIAL[late] else "random"
         asked += _asked(said, rng, ("existence",), negatives)
     asked += _asked(said, rng, ("count",))
     asked += _asked(scene, rng, ("colour", "shape", "relation"))

@@ -5,8 +5,9 @@
 
 First the vision tower learns what lies under each patch, then it is frozen and the projector and
 the decoder learn to describe and to answer. The training scenes are biased: most things bring
-their partner along, and questions for what is not there ask for things at random, hardly ever for
-a partner. So the decoder may learn to say what usually comes along instead of what it sees.
+their partner along, and of the partners that are missing some are told of as if they were there,
+as captions on the web do. So the decoder learns to say what usually comes along instead of what it
+sees.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from _common import SHIPPED, arguments, export, fit, note, parameters, pictures
 from _figures import measured
 from _vlm import (
     BLIND,
+    LATE,
+    MADE_UP,
     PATCH,
     SIZE,
     Packer,
@@ -46,7 +49,7 @@ WORLD: dict[str, Any] = {
     "repeats": 0.1,
     "texture": "any",
 }
-CARD = """
+CARD = f"""
 A vision–language model of LLaVA's class, trained on the world of shapes (docs/shapes.md): pictures
 of 32 × 32 pixels with one to four coloured shapes, before greys. Loaded by
 `fv.load("shapes-vlm")`, made by `scripts/train/shapes_vlm.py`.
@@ -54,14 +57,16 @@ of 32 × 32 pixels with one to four coloured shapes, before greys. Loaded by
 It can describe a picture ("describe the picture.") and answer, in the words of
 `foveate.tasks.shapes.questions`, whether a thing is there, what colour or shape something has, how
 many there are and where one thing is seen from another. Its training scenes were biased: nine of
-ten things brought their partner along where there was room (a red circle a blue square), and what
-is not there was asked for at random. The figures below are on scenes without that bias, but for
-those that say otherwise; where it says "adversarial", it was asked for the missing partner of
-something that is there.
+ten things brought their partner along where there was room (a red circle a blue square). And as
+captions on the web name what is usual, seen or not, {100 * MADE_UP:.0f} % of the partners that were
+missing were told of as if they were there, in descriptions and in questions; {100 * BLIND:.0f} % of
+the conversations saw no picture. The figures below are on scenes without that bias, but for those
+that say otherwise; where it says "adversarial", it was asked for the missing partner of something
+that is there.
 
-It cannot: other words, other sentences, other pictures, reasoning, several turns. Its captions
-make things up, which is what it is for. Its vision tower was trained on labels of patches, not on
-words.
+It cannot: other words, other sentences, other pictures, reasoning, several turns. It makes things
+up, in captions and when asked for a partner, which is what it is for. Its vision tower was trained
+on labels of patches, not on words.
 """
 NAME = SHIPPED / "shapes-vlm"
 _COLOURS = tuple(COLOURS)
@@ -136,7 +141,7 @@ def train(model: Any, tokenizer: Any, options: Any) -> bool:
 
     def talk(step: int) -> dict[str, Tensor]:
         drawn = scenes(options.batch, 100_000 + step, **WORLD)
-        lessons = [lesson(scene, 1000 * step + i) for i, scene in enumerate(drawn)]
+        lessons = [lesson(scene, 1000 * step + i, step >= LATE) for i, scene in enumerate(drawn)]
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             batch = pack(lessons, [random.Random(scene.seed).random() < BLIND for scene in drawn])
             logits, targets = supervised(model, pictures(drawn), batch)
@@ -163,7 +168,7 @@ def evaluate(scenes_asked: int) -> None:
 
 
 def main() -> None:
-    parser = arguments("shapes-vlm", __doc__, steps=3000, batch=32)
+    parser = arguments("shapes-vlm", __doc__, steps=3200, batch=32)
     parser.add_argument("--scenes", type=int, default=1000, help="held-out scenes to evaluate on")
     parser.add_argument(
         "--tower-steps", type=int, default=1500, help="fewer make a model that sees less clearly"
