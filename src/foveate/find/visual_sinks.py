@@ -109,8 +109,8 @@ def find_visual_sinks(
     known = dict(getattr(inputs, "regions", {})) | dict(regions or {})
     if image not in known:
         raise FoveateError(
-            f"There is no region {image!r}, so nothing says where the picture is: pass an fv.Prompt "
-            'with a picture, or regions={"image": mask}.'
+            f"There is no region {image!r}, so nothing says where the picture is: pass an "
+            'fv.Prompt with a picture, or regions={"image": mask}.'
         )
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise FoveateError(f"count={count!r} was given; a whole number from 1 was wanted.")

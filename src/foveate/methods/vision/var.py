@@ -94,15 +94,13 @@ class VAR(Method):
     >>> from foveate.tasks.shapes import render, scenes
     >>> model, processor = fv.load("shapes-vlm")
     >>> (scene,) = scenes(1, seed=0)
-    >>> ask = processor.apply_chat_template(
-    ...     [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": t}]}
-    ...      for t in ["describe the picture."]], add_generation_prompt=True)
-    >>> inputs = processor(text=ask, images=render(scene), return_tensors="pt")
-    >>> regions = {"image": inputs["input_ids"] == model.config.image_token_index}
-    >>> dims = fv.find.find_visual_sinks(model, inputs, regions=regions).dims
-    >>> with fv.attach(model, fv.VAR(dims, layers=[1, 2]), regions=regions):
-    ...     ids = model.generate(**inputs, max_new_tokens=20)
-    >>> print(processor.decode(ids[0, inputs["input_ids"].shape[1] :]))
+    >>> text = {"type": "text", "text": "describe the picture."}
+    >>> asked = [{"type": "image", "image": render(scene)}, text]
+    >>> prompt = fv.Prompt(processor, [{"role": "user", "content": asked}])
+    >>> dims = fv.find.find_visual_sinks(model, prompt, count=1).dims
+    >>> with fv.attach(model, fv.VAR(dims, layers=[1, 2]), prompt=prompt):
+    ...     ids = model.generate(**prompt.inputs, max_new_tokens=20)
+    >>> print(processor.decode(ids[0, prompt.length :]))
     """
 
     looks = True

@@ -76,16 +76,14 @@ class VHR(Method):
     >>> from foveate.tasks.shapes import render, scenes
     >>> model, processor = fv.load("shapes-vlm")
     >>> (scene,) = scenes(1, seed=0)
+    >>> picture = {"type": "image", "image": render(scene)}
     >>> text = {"type": "text", "text": "describe the picture."}
-    >>> ask, bare = (
-    ...     processor.apply_chat_template(
-    ...         [{"role": "user", "content": content}], add_generation_prompt=True)
-    ...     for content in ([{"type": "image"}, text], [text]))
-    >>> inputs = processor(text=ask, images=render(scene), return_tensors="pt")
-    >>> without = fv.find.head_outputs(model, processor(text=bare, return_tensors="pt"))
-    >>> with fv.attach(model, fv.VHR(without, factor=1.2)):
-    ...     ids = model.generate(**inputs, max_new_tokens=20)
-    >>> print(processor.decode(ids[0, inputs["input_ids"].shape[1] :]))
+    >>> prompt = fv.Prompt(processor, [{"role": "user", "content": [picture, text]}])
+    >>> bare = fv.Prompt(processor, [{"role": "user", "content": [text]}])
+    >>> method = fv.VHR(fv.find.head_outputs(model, bare), factor=1.3)
+    >>> with fv.attach(model, method, prompt=prompt):
+    ...     ids = model.generate(**prompt.inputs, max_new_tokens=20)
+    >>> print(processor.decode(ids[0, prompt.length :]))
     """
 
     def __init__(

@@ -1,0 +1,164 @@
+"""VAR on shapes-vlm: adversarial questions for what is there, and captions.
+
+Layers and ``p`` are chosen on scenes of one seed, by the log-probability of the right answers, and
+reported on another. Beside it: does hiding the sinks change less than hiding as many other patches,
+and does the redistribution raise the attention on the patches of what is asked for?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attach import attach
+from ...engine.measures import mass
+from ...find.visual_sinks import find_visual_sinks
+from ...load import load
+from ...methods.hide import Hide
+from ...methods.measure import Measure
+from ...methods.vision.var import VAR
+from ...statistics import paired_bootstrap
+from ...tasks.shapes import Question, Scene
+from ...tasks.shapes.asking import inputs_of
+from ...tasks.shapes.render import visible
+from ._shown import asked_about, fair, logp, told
+from ._trial import Trial
+
+TUNED, ASKED, DESCRIBED, LOOKED = 128, 400, 300, 64  # scenes
+LAYERS, KEPT = ([2], [1, 2], [0, 1, 2], [0, 1, 2, 3]), (0.6, 0.3, 0.0)
+SIDE = 8  # patches
+
+
+def run(progress: Callable[[str], None]) -> Trial:
+    """Try it."""
+    model, processor = load("shapes-vlm")
+    held, asked, described = fair(TUNED, 10), fair(ASKED, 20), fair(DESCRIBED, 30)
+    pairs = asked_about(held, 0)
+    inputs, image = _shown(model, processor, pairs[:LOOKED])
+    sinks = find_visual_sinks(model, inputs, regions={"image": image})
+    progress(f"{sinks!r}")
+    curve: dict[tuple[float, int], float] = {}
+    for n, layers in enumerate(LAYERS):
+        for p in KEPT:
+            progress(f"layers {layers}, p={p:g}")
+            found = logp(model, processor, pairs, [VAR(sinks.dims, p, layers=layers)])
+            curve[p, n] = float(found.mean())
+    p, n = max(curve, key=lambda key: curve[key])
+    chosen, authors = VAR(sinks.dims, p, layers=LAYERS[n]), VAR(sinks.dims)
+    false, right, figures = told(
+        model, processor, described, asked, 0,
+        {"base": {}, "VAR": {"methods": [chosen]}, "VAR as the authors set it": {
+            "methods": [authors]}},
+        progress,
+    )  # fmt: skip
+    progress("sinks hidden, and as many other patches")
+    report = asked_about(asked, 0)
+    return Trial(
+        baseline=("accuracy on adversarial questions, unedited", right["base"]),
+        method=(f"accuracy, VAR with p={p:g} in layers {LAYERS[n]}", right["VAR"]),
+        better="higher",
+        seeds=(10, 20, 30),
+        details={
+            "scenes": {"tuning": TUNED, "asked": ASKED, "described": DESCRIBED},
+            "figures": figures,
+            "made up a caption, VAR less base": _interval(false["base"], false["VAR"]),
+            "log-probability of the right answers while choosing": {
+                "unedited": round(float(logp(model, processor, pairs).mean()), 4)
+            }
+            | {f"layers {LAYERS[n]}, p={p:g}": round(v, 4) for (p, n), v in curve.items()},
+            "sinks": {
+                "dimensions": list(sinks.dims),
+                "share of the patches, by layer": _rounded(
+                    (sinks.sinks & image).sum((1, 2)) / image.sum()
+                ),
+                "share of the attention to the picture, by layer": _rounded(
+                    sinks.share.nanmean((1, 2))
+                ),
+            },
+            "hidden": _hidden(model, processor, report[:256], sinks.dims),
+            "attention on what is asked for": _attended(
+                model, processor, report[: 2 * LOOKED], chosen
+            ),
+        },
+    )
+
+
+def _shown(
+    model: Any, processor: Any, pairs: Sequence[tuple[Scene, Question]]
+) -> tuple[dict[str, Any], Tensor]:
+    inputs = inputs_of(processor, [s for s, _ in pairs], [q.text for _, q in pairs])
+    return inputs, inputs["input_ids"] == model.config.image_token_id
+
+
+@torch.no_grad()
+def _hidden(
+    model: Any, processor: Any, pairs: Sequence[tuple[Scene, Question]], dims: Sequence[int]
+) -> dict[str, Any]:
+    """Accuracy with the sinks hidden, and with as many patches drawn blindly."""
+    token = processor.tokenizer.convert_tokens_to_ids
+    generator = torch.Generator().manual_seed(0)
+    right: dict[str, list[float]] = {}
+    shares = []
+    for start in range(0, len(pairs), LOOKED):
+        part = pairs[start : start + LOOKED]
+        inputs, image = _shown(model, processor, part)
+        found = find_visual_sinks(model, inputs, regions={"image": image}, dims=dims).sinks[2]
+        shares.append(float(found.sum() / image.sum()))
+        luck = torch.rand(image.shape, generator=generator).masked_fill(~image, -1.0)
+        order = luck.argsort(-1, descending=True).argsort(-1)
+        regions = {"sinks": found, "as many": order < found.sum(-1, keepdim=True)}
+        answers = torch.tensor([token(q.answer) for _, q in part])
+        behind = {"behind": torch.arange(image.shape[1]) > int(image.nonzero()[:, 1].max())}
+        for name in ("nothing", *regions):
+            methods = [] if name == "nothing" else [Hide(name, queries="behind")]
+            with attach(model, *methods, regions=regions | behind):
+                said = model(**inputs).logits[:, -1].argmax(-1)
+            right.setdefault(name, []).extend((said == answers).float().tolist())
+    return {
+        "share of the patches": round(sum(shares) / len(shares), 3),
+        "accuracy": {name: round(sum(r) / len(r), 4) for name, r in right.items()},
+        "sinks less as many": _interval(right["as many"], right["sinks"]),
+    }
+
+
+@torch.no_grad()
+def _attended(
+    model: Any, processor: Any, pairs: Sequence[tuple[Scene, Question]], method: VAR
+) -> dict[str, Any]:
+    """Mass of the last token on the patches of the thing asked for, in the method's layers."""
+    there = [(s, q) for s, q in pairs if q.answer == "yes"]
+    inputs, image = _shown(model, processor, there)
+    thing = torch.zeros_like(image)
+    for row, (scene, question) in enumerate(there):
+        thing[row, image[row]] = _patches(scene, question)
+    seen = []
+    for methods in ([], [method]):
+        look = Measure(mass("thing"), layers=method.scope.layers)
+        with attach(model, *methods, look, regions={"image": image, "thing": thing}) as run:
+            model(**inputs)
+        seen.append(run.results["mass:thing"].prefill[..., -1].mean((0, 2)).tolist())
+    means = [round(sum(x) / len(x), 4) for x in seen]
+    return {"unedited": means[0], "VAR": means[1], "interval": _interval(*seen)["interval"]}
+
+
+def _patches(scene: Scene, question: Question) -> Tensor:
+    """Patches with a pixel of the thing asked for, bool ``[64]``."""
+    size = scene.size // SIDE
+    found = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    for thing, (seen, _) in zip(scene.things, visible(scene.things, scene.size), strict=True):
+        if thing.kind in question.about:
+            found |= torch.from_numpy(seen.reshape(SIDE, size, SIDE, size).any((1, 3)))
+    return found.flatten()
+
+
+def _interval(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
+    low, high = paired_bootstrap(a, b)
+    mean = sum(y - x for x, y in zip(a, b, strict=True)) / len(a)
+    return {"difference": round(mean, 4), "interval": [round(low, 4), round(high, 4)]}
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 3) for value in values.tolist()]
