@@ -60,7 +60,10 @@ def sees(
     before = _told(model, processor, scene, ())
     after = _told(model, processor, scene, remedy.methods)
     parting = _parting(before.ids, after.ids)
-    words = [processor.decode(one.ids[parting : parting + 1]).strip() for one in (before, after)]
+    words = [
+        processor.decode(one.ids[parting : parting + 1], skip_special_tokens=True).strip()
+        for one in (before, after)
+    ]
     asked = [
         asking.pope(model, processor, shown, methods, seed=seed).right
         for methods in ((), remedy.methods)
@@ -118,7 +121,8 @@ def _seen(label: str, scene: Scene, told: _Told, at: int, word: str) -> Side:
     verdict += [
         (f"{named(kind, n)}: left out", False) for kind, n in there.items() if kind not in said
     ]
-    looks = (Look(f"where it looked for “{word}”", told.looks[at], float(told.looks[at].sum())),)
+    title = f"where it looked for “{word}”" if word else "where it looked as it stopped"
+    looks = (Look(title, told.looks[at], float(told.looks[at].sum())),)
     return Side(label, render(scene), f"“{told.text}”", tuple(verdict), looks)
 
 
@@ -165,13 +169,11 @@ def _hidden_patches(
     scenes = [scene for scene, _ in kept]
     own, others = [], []
     for scene, kind in kept:
-        on = [_patches([one.mask for one in check(render(scene)) if one.kind == kind])]
-        on.append(_patches([one.mask for one in check(render(scene))]))
-        free = np.flatnonzero(~on[1])
-        other = np.zeros(_GRID * _GRID, bool)
-        other[rng.sample(free.tolist(), min(int(on[0].sum()), len(free)))] = True
-        own.append(on[0])
-        others.append(other)
+        there = check(render(scene))
+        own.append(_patches([one.mask for one in there if one.kind == kind]))
+        free = np.flatnonzero(~_patches([one.mask for one in there])).tolist()
+        others.append(np.zeros_like(own[-1]))
+        others[-1][rng.sample(free, min(int(own[-1].sum()), len(free)))] = True
     rows = [("nothing", f"{len(kept)} of {len(kept)}")]
     for what, patches in (("the patches on which it stands", own), ("as many empty ones", others)):
         told = _blind(model, processor, scenes, np.stack(patches))
