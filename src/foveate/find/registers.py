@@ -251,7 +251,9 @@ def _look(model: Any, inputs: Any, stack: str, lead: int | None, neurons: bool) 
                 model(**batch)
     assert keep.lead is not None
     try:
-        norms = torch.stack([torch.cat(rows) for rows in keep.norms.values()])
+        layers = [torch.cat(rows) for rows in keep.norms.values()]
+        least = min(rows.shape[1] for rows in layers)  # registers stand behind the patches
+        norms = torch.stack([rows[:, :least] for rows in layers])
     except RuntimeError as error:
         raise FoveateError("Pictures of one size were wanted: their patches differ.") from error
     return _Seen(norms, [torch.cat(rows) for rows in keep.values.values() if rows], keep.lead)
