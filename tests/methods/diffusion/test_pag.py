@@ -59,6 +59,41 @@ def test_measures_and_calls_are_those_of_the_models_own_forwards(
     assert [(c.step, c.batch) for c in after.calls] == [(c.step, c.batch) for c in before.calls]
 
 
+def test_attachments_around_and_inside_record_their_own_forwards_alone(pipe: Any) -> None:
+    def measure() -> fv.Measure:
+        return fv.Measure(fv.mass("image"), stack="joint")
+
+    plain, one = drawn(pipe, measure(), steps=1)
+    pull = fv.PAG(5.0, stack="joint")
+    with (
+        fv.attach(pipe, measure()) as around,
+        fv.attach(pipe, pull),
+        fv.attach(pipe, measure()) as i,
+    ):
+        guided, _ = drawn(pipe, steps=1)
+    assert not torch.allclose(plain, guided, atol=1e-3)
+    for run in (around, i):
+        assert len(run.calls) == len(one.calls)
+        assert torch.equal(run.results["mass:image"].prefill, one.results["mass:image"].prefill)
+
+
+@torch.no_grad()
+def test_a_forward_that_failed_leaves_nothing_to_the_next() -> None:
+    model, told = denoiser("sd3", dual_attention_layers=()), given("sd3")
+    later = given("sd3", time=400.0)
+    want = model(**later).sample
+
+    def fail(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with fv.attach(model, fv.PAG(5.0, steps=[0])):
+        hook = model.proj_out.register_forward_pre_hook(fail)
+        with pytest.raises(KeyboardInterrupt):
+            model(**told)
+        hook.remove()
+        assert torch.equal(model(**later).sample, want)  # step 1, in which nothing is guided
+
+
 def test_steps_are_those_named(pipe: Any) -> None:
     plain, _ = drawn(pipe)
     late, _ = drawn(pipe, fv.PAG(5.0, stack="joint", steps=[7]))

@@ -152,7 +152,12 @@ class PAG(Method):
                         f"{self!r} and {other!r} would guide the same {type(denoiser).__name__}, "
                         "each away from what the other made of it: give one of them all heads."
                     )
+            yield denoiser, "pre", self._begin
             yield denoiser, "post", self._guide
+
+    def _begin(self, module: Any, args: Any, kwargs: Any) -> None:
+        if not apart():  # an interrupted forward may have left its own
+            self._moment = None
 
     def _guide(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
         moment, self._moment = self._moment, None
