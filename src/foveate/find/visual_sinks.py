@@ -96,7 +96,7 @@ def find_visual_sinks(
     Raises
     ------
     FoveateError
-        For no region of that name, dimensions the model does not have, and a bad ``count``.
+        For no region of that name, dimensions the model does not have, a bad ``count`` or ``tau``.
 
     Notes
     -----
@@ -114,6 +114,8 @@ def find_visual_sinks(
         )
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise FoveateError(f"count={count!r} was given; a whole number from 1 was wanted.")
+    if tau is not None and not (isinstance(tau, int | float) and tau > 0):
+        raise FoveateError(f"tau={tau!r} was given; a number greater than 0 was wanted.")
     region = torch.as_tensor(known[image])
     keep, look = _Entering(stack=stack), Measure(rows(-1), stack=stack)
     with attach(model, keep, look, regions={image: region}) as run:
@@ -123,7 +125,7 @@ def find_visual_sinks(
     seen = run.results["rows"].prefill[..., 0, :].to(hidden.device) * region[:, None]
     if dims is None:
         real = given.get("attention_mask", torch.ones_like(region)).to(hidden.device)
-        dims = _sticking_out(hidden[FIRST:], real, count)
+        dims = _sticking_out(hidden[min(FIRST, len(hidden) - 1) :], real, count)
     tau = default_tau(hidden.shape[-1]) if tau is None else float(tau)
     values = torch.stack([sink_values(layer, dims) for layer in hidden])
     sinks = (values > tau) & region

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..adapters.sites import Site
 from ..errors import FoveateError
 
@@ -171,6 +174,24 @@ class Scope:
                     + ("." if count > 1 else " (heads folded into the batch look like this).")
                 )
         return tuple(sorted({h % count for h in heads}))
+
+    def mask_at(self, site: Site, count: int, device: torch.device) -> Tensor:
+        """Which of ``count`` heads of a site are meant, bool ``[count]``."""
+        heads = self.heads_at(site, count)
+        mask = torch.full((count,), heads is None, device=device)
+        mask[list(heads or ())] = True
+        return mask
+
+    def from_the_prompt(self, who: str, what: str) -> None:
+        """Raise where a method that looks at the prompt is not there in the prefill.
+
+        ``what`` says what ``who`` does then, such as ``"finds the sinks in the prompt"``.
+        """
+        if not self.now("prefill", 0):
+            raise FoveateError(
+                f"{who} {what}, so it has to be there in the prefill: leave phase= and steps= out, "
+                'or give phase="prefill".'
+            )
 
     def heads_of(self, site: Site) -> tuple[int, ...] | None:
         """The heads meant at a site, as they were given; None for all."""

@@ -112,11 +112,7 @@ class ACT(Method):
         self.threshold = None if threshold is None else _number("threshold", threshold, 1.0)
         self.share_first = bool(share_first)
         super().__init__(layers=layers, heads=heads, phase=phase, stack=stack, steps=steps)
-        if phase == "decode" or (steps is not None and 0 not in (self.scope.steps or ())):
-            raise FoveateError(
-                "ACT finds the sinks in the prompt, so it has to be there in the prefill: leave "
-                'phase= out, or give phase="prefill".'
-            )
+        self.scope.from_the_prompt("ACT", "finds the sinks in the prompt")
         if layers is None and not isinstance(self.scope.heads, dict):
             self.scope = Middle(**vars(self.scope))
         self.sinks: dict[str, Tensor] = {}

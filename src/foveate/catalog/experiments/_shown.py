@@ -9,10 +9,21 @@ import torch
 from torch import Tensor
 
 from ...attach import attach
+from ...statistics import paired_bootstrap
 from ...tasks.shapes import Question, Scene, absent, hallucination, questions, scenes
 from ...tasks.shapes.asking import DESCRIBE, f1_gain, inputs_of, made_up, pope, replies
 
-__all__ = ["asked_about", "bare", "fair", "logp", "speaking", "told"]
+__all__ = [
+    "Choose",
+    "asked_about",
+    "bare",
+    "difference",
+    "fair",
+    "logp",
+    "speaking",
+    "told",
+    "tuned",
+]
 
 HELD_OUT = 1_000_000_000  # seeds from here on are never trained on
 BATCH = 64
@@ -82,6 +93,25 @@ def speaking(model: Any, choose: Choose) -> Callable[..., Any]:
     return generate
 
 
+def tuned(
+    model: Any,
+    processor: Any,
+    held: Sequence[Scene],
+    variants: dict[str, dict[str, Any]],
+    progress: Callable[[str], None],
+) -> tuple[str, dict[str, float]]:
+    """Which variant makes up least in captions of ``held``, and what each makes up a caption.
+
+    ``variants`` are options of ``replies`` by name; ``"unedited"`` is added and never chosen.
+    """
+    curve = {}
+    for name, options in ({"unedited": {}} | variants).items():
+        progress(f"{len(held)} captions while choosing: {name}")
+        said = replies(model, processor, held, [DESCRIBE] * len(held), **options)
+        curve[name] = round(sum(made_up(said, held)) / len(held), 4)
+    return min(variants, key=lambda name: curve[name]), curve
+
+
 def told(
     model: Any,
     processor: Any,
@@ -118,3 +148,10 @@ def told(
             "F1 against the base": [round(value, 4) for value in gain],
         }
     return false, right, figures
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
+    """Mean of ``b`` less that of ``a``, with its paired interval."""
+    low, high = paired_bootstrap(a, b)
+    mean = sum(y - x for x, y in zip(a, b, strict=True)) / len(a)
+    return {"difference": round(mean, 4), "interval": [round(low, 4), round(high, 4)]}

@@ -131,11 +131,7 @@ class VAR(Method):
         self.image = image
         self.regions = (image,)
         super().__init__(layers=layers, heads=heads, phase=phase, stack=stack, steps=steps)
-        if phase == "decode" or (steps is not None and 0 not in (self.scope.steps or ())):
-            raise FoveateError(
-                "VAR finds the sinks in the prompt, so it has to be there in the prefill: leave "
-                'phase= and steps= out, or give phase="prefill".'
-            )
+        self.scope.from_the_prompt("VAR", "finds the sinks in the prompt")
         if layers is None and not isinstance(self.scope.heads, dict):
             self.scope = Middle(**vars(self.scope))
         self.sinks: dict[str, Tensor] = {}
@@ -178,7 +174,8 @@ class VAR(Method):
         taken, visual, others = (found[f"mass:{name}"] for name in names.values())
         all_of_it = visual + others
         centric = (all_of_it >= self.summ) & (others >= self.rho * all_of_it) & (others > 0)
-        centric = centric & self._heads(site, call) & (behind := _behind(image, call))
+        heads = self.scope.mask_at(site, call.shapes.Hq, call.shapes.device)
+        centric = centric & heads[:, None] & (behind := _behind(image, call))
         rows = behind.expand(centric.shape).sum(-1).clamp(min=1)
         self.chosen[site.name] = centric.sum(-1) / rows
         keep = torch.where(centric, max(self.p, NOTHING), 1.0)
@@ -199,13 +196,6 @@ class VAR(Method):
             return None
         part = found[:, call.kv_offset : call.kv_offset + call.shapes.Sk]
         return nn.functional.pad(part, (0, call.shapes.Sk - part.shape[-1]))  # later: none
-
-    def _heads(self, site: Site, call: Call) -> Tensor:
-        """Which heads may be image-centric, bool ``[1, Hq, 1]``."""
-        heads = self.scope.heads_at(site, call.shapes.Hq)
-        meant = torch.full((call.shapes.Hq,), heads is None, device=call.shapes.device)
-        meant[list(heads or ())] = True
-        return meant[None, :, None]
 
     def _given(self) -> list[str]:
         given = [f"dims={self.dims}", f"p={self.p:g}", f"rho={self.rho:g}", f"summ={self.summ:g}"]

@@ -110,11 +110,7 @@ class VHR(Method):
         self.factor = float(factor)
         self.outliers = bool(outliers)
         super().__init__(layers=layers, heads=heads, phase=phase, stack=stack, steps=steps)
-        if phase == "decode" or (steps is not None and 0 not in (self.scope.steps or ())):
-            raise FoveateError(
-                "VHR chooses the heads at the end of the prompt, so it has to be there in the "
-                'prefill: leave phase= and steps= out, or give phase="prefill".'
-            )
+        self.scope.from_the_prompt("VHR", "chooses the heads at the end of the prompt")
         if layers is None and not isinstance(self.scope.heads, dict):
             self.scope = _SecondAndLast(**vars(self.scope))
         self.selected: dict[str, Tensor] = {}
@@ -159,12 +155,7 @@ class VHR(Method):
             )
         bare = bare.repeat_interleave(batch // bare.shape[0], 0)
         chosen = vision_aware(last_real(out, self._real), bare, self.outliers)
-        heads = self.scope.heads_at(site, out.shape[1])
-        if heads is not None:
-            meant = torch.zeros(out.shape[1], dtype=torch.bool, device=out.device)
-            meant[list(heads)] = True
-            chosen = chosen & meant
-        return chosen
+        return chosen & self.scope.mask_at(site, out.shape[1], out.device)
 
     def _given(self) -> list[str]:
         return ["…", f"factor={self.factor:g}"] + ["outliers=False"] * (not self.outliers)
