@@ -90,8 +90,8 @@ class AttendAndExcite(Method):
     here they are shares, so that shorter schedules work alike. They move one picture at a time;
     here the batch goes together, each picture by its own loss.
 
-    In joint attention (SD3, Flux) the map is the block of image queries on text keys, as it is:
-    what image tokens put on each other is not counted to it. This is our choice; the paper has
+    In joint attention (SD3, Flux) the map is the block of image queries on text keys, each row
+    divided by its sum: what cross-attention would be. This is our choice; the paper has
     cross-attention alone.
 
     Examples
@@ -188,6 +188,7 @@ class AttendAndExcite(Method):
         found = plan(plain, Shapes.of(q, k, values)).run(q, k, values).out[:, :, image]
         heads = self.scope.heads_at(site, call.shapes.Hq)
         found = found if heads is None else found[:, list(heads)]
+        found = found / found.sum(-1, keepdim=True)  # 1 already where all keys are the text's
         self._seen.maps.setdefault(tokens, []).append(found.to(call.shapes.stat_dtype))
         marked = torch.stack([call.views[name][..., text] for name in self.regions]).any(0)
         self._seen.subjects = marked.expand(q.shape[0], -1)

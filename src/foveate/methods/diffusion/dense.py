@@ -177,32 +177,34 @@ class DenseDiffusion(Method):
         where = self._masks(grid).to(q.device)[mine.clamp_min(0)] * (mine >= 0)[:, None, None]
         rows = torch.zeros(*q.shape[:1], q.shape[2], where.shape[-1], device=q.device)
         rows[:, image] = where  # [B, Sq, R]: the segment of each query
-        in_segment = rows.any(-1)
+        words = torch.zeros(0) if site.kind == "self" else self._words(call)
+        if site.kind in ("joint", "single"):  # where words look for what they say, too
+            rows[:, ~image] = words[:, ~image]
         area = (rows * where.mean(1, keepdim=True)).sum(-1)
-        much = (time**5 * (1 - area) * in_segment)[:, None]  # [B, 1, Sq]
+        much = (time**5 * (1 - area) * (rows > 0).any(-1))[:, None]  # [B, 1, Sq]
         heads = self.scope.heads_at(site, q.shape[1])
         if heads is not None:
             chosen = torch.zeros(q.shape[1], device=q.device)
             chosen[list(heads)] = 1.0
             much = much * chosen[None, :, None]
+        looks = image.to(much.dtype)  # the queries that are the image's
         keys = torch.arange(k.shape[2], device=q.device)
-        blocks: list[tuple[float, Tensor, Tensor]] = []  # weight, keys, segment of each key
+        blocks: list[tuple[Tensor, Tensor, Tensor]] = []  # weights, keys, segment of each key
         if site.kind != "self":
             text = call.views.get("text", keys >= 0)
-            blocks.append((self.on_text, text, self._words(call)))
+            blocks.append((self.on_text * looks, text, words))
         if site.kind != "cross":
             own = call.views.get("image", keys >= 0)
             inside = torch.zeros(len(q), k.shape[2], where.shape[-1], device=q.device)
             inside[:, own] = where
-            blocks.append((self.on_image, own, inside))
+            weights = self.on_image * looks + self.on_text * (1 - looks)
+            blocks.append((weights, own, inside))
         scale = q.shape[-1] ** -0.5 if program.scale is None else program.scale
-        terms = [
-            term
-            for weight, block, segments in blocks
-            for term in _terms(
-                q, k, weight * much, rows, block, segments, scale, program.key_bias, len(blocks) > 1
-            )
-        ]
+        several, key_bias = len(blocks) > 1, program.key_bias
+        terms: list[tuple[Tensor, Tensor]] = []
+        for weights, block, inside in blocks:
+            a = weights * much
+            terms += _terms(q, k, a, rows, block, inside, scale, key_bias, several)
         return program.evolve(score_terms=(*program.score_terms, *terms))
 
     def _masks(self, grid: tuple[int, int]) -> Tensor:
