@@ -22,24 +22,29 @@ def inspect(
     measures: Sequence[m.Read] | None = None,
     layers: Any = None,
     regions: Mapping[str, Any] | None = None,
+    stack: str | None = None,
     **forward_kwargs: Any,
 ) -> Run:
-    """Run one forward over a prompt and measure all of its attention.
+    """Run one forward over a prompt or a picture and measure all of its attention.
 
     Nothing is edited and no attention matrix is made, so prompts of many thousand tokens are fine.
 
     Parameters
     ----------
     model : torch.nn.Module
-    prompt : Prompt
-        Its ``inputs`` go to the model.
+    prompt : Prompt or Picture
+        Its ``inputs`` go to the model. The report draws attention over pictures that it has.
     measures : sequence of Read, optional
         Default: the mass of every region that has tokens, entropy, distance, received,
-        ``rows([-1])`` (what the last token looks at) and ``block_map(32)``.
+        ``rows([-1])`` (what the last token looks at; of a :class:`Picture`, the class token) and
+        ``block_map(32)``.
     layers : int or sequence of int, optional
         Default: all.
     regions : mapping of str to Tensor, optional
         Further regions, bool ``[S]`` or ``[B, S]``.
+    stack : str, optional
+        Which stack; default the decoder, or the only one. A tower inside a model that reads has
+        other tokens than the prompt: inspect it by itself, on a :class:`Picture`.
     **forward_kwargs
         Go to the model's forward, over ``prompt.inputs``. ``logits_to_keep=1`` is added where the
         forward takes it: the logits of a long prompt are larger than all that is measured.
@@ -61,10 +66,11 @@ def inspect(
     named = {**getattr(prompt, "regions", {}), **(regions or {})}
     if measures is None:
         masses = [m.mass(name) for name, mask in named.items() if bool(torch.as_tensor(mask).any())]
-        measures = [*masses, m.entropy(), m.distance(), m.received(), m.rows([-1]), m.block_map(32)]
+        measures = [*masses, *_details(prompt)]
     config = getattr(model, "config", None)
     # an encoder–decoder model's prompt is read by its encoder and its cross-attention
-    stack = "all" if getattr(config, "is_encoder_decoder", False) else None
+    if stack is None and getattr(config, "is_encoder_decoder", False):
+        stack = "all"
     inputs = {**getattr(prompt, "inputs", {}), **forward_kwargs}
     if "logits_to_keep" in _inspect.signature(model.forward).parameters:
         inputs.setdefault("logits_to_keep", 1)
@@ -76,3 +82,12 @@ def inspect(
     ):
         model(**inputs)
     return run
+
+
+def _details(prompt: Any) -> list[m.Read]:
+    """What a report shows besides masses."""
+    if not hasattr(prompt, "reader"):
+        return [m.entropy(), m.distance(), m.received(), m.rows([-1]), m.block_map(32)]
+    # patches lie in rows and columns: how far apart two are in the row of tokens says nothing
+    read = [] if prompt.reader is None else [m.rows([prompt.reader])]
+    return [m.entropy(), m.received(), *read, m.block_map(32)]

@@ -12,7 +12,10 @@ from rich.text import Text
 
 from ..advise.apply import expression
 from ..attach import attach
+from ..errors import FoveateError
 from ..inspection import inspect
+from ..load import load
+from ..pictures.picture import Picture
 from ..report import Ablation, ReportData, ablate, build, tables, write
 from . import common
 from .common import err, out
@@ -23,6 +26,23 @@ def see(
     file: common.File = None,
     messages: common.Messages = None,
     raw: common.Raw = False,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--image",
+            metavar="FILE",
+            help="A picture that the user shows before the text; repeatable. Without --model it "
+            "is shown to shapes-vlm; to a classifier of pictures, without a text.",
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box",
+            metavar="NAME=X0,Y0,X1,Y1",
+            help="Name a part of the first picture, in its pixels; repeatable.",
+        ),
+    ] = None,
     mark: common.Marks = None,
     ablation: Annotated[
         bool,
@@ -41,15 +61,27 @@ def see(
 ) -> None:
     """Show where a model looks when it is about to answer a prompt."""
     common.check_report(report)
-    content, marks = common.content(text, file, messages), common.named(mark)
+    marks, boxes = common.named(mark), [_box(one) for one in box or ()]
     held = common.read_policy(policy)
-    live, tokenizer = common.load_model(model)
-    held = common.for_model(held, live)
-    prompt = common.make_prompt(tokenizer, content, raw, marks, held)
+    prompt: Any
+    if image and not (text or file or messages):
+        live, prompt = _shown(image, model, raw, marks, held)
+    else:
+        content = common.content(text, file, messages)
+        if image:
+            model = "shapes-vlm" if model == "smollm2" else model  # which does not see
+            content = _seen_and_said(image, content, raw)
+        live, tokenizer = common.load_model(model)
+        held = common.for_model(held, live)
+        prompt = common.make_prompt(tokenizer, content, raw, marks, held)
+    for name, corners in boxes:
+        if not image:
+            raise FoveateError("--box names a part of a picture; give one with --image FILE.")
+        prompt.mark_box(name, corners)
     found: list[Ablation] = []
     with attach(live, held, prompt=prompt) if held else nullcontext():
         with err.status(f"Reading {prompt.length} tokens …"):
-            run = inspect(live, prompt, [*common.masses(prompt), *common.details()])
+            run = inspect(live, prompt)
         if ablation:
             names = common.marked(prompt)
             with common.progress("Hiding regions", len(names)) as done:
@@ -68,6 +100,47 @@ def see(
         err.print(f"report: {report}")
 
 
+def _box(given: str) -> tuple[str, tuple[float, ...]]:
+    """``NAME=X0,Y0,X1,Y1`` as a name and four numbers."""
+    name, equals, numbers = given.partition("=")
+    try:
+        corners = tuple(float(one) for one in numbers.split(","))
+    except ValueError:
+        corners = ()
+    if not equals or not name or len(corners) != 4:
+        raise FoveateError(
+            f"--box {given!r} was given; NAME=X0,Y0,X1,Y1 was wanted, in pixels from the upper "
+            "left, such as --box object=4,4,16,16."
+        )
+    return name, corners
+
+
+def _seen_and_said(image: list[Path], content: str | list[Any], raw: bool) -> list[Any]:
+    if raw or not isinstance(content, str):
+        raise FoveateError(
+            "--image shows a picture in a chat of one message; it goes with PROMPT or --file, not "
+            'with --raw or --messages (write {"type": "image", "path": "…"} into the messages).'
+        )
+    parts = [{"type": "image", "path": str(one)} for one in image]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": content}]}]
+
+
+def _shown(
+    image: list[Path], name: str, raw: bool, marks: list[tuple[str, str]], held: Any
+) -> tuple[Any, Picture]:
+    """A model that only sees, and its picture."""
+    with err.status(f"Loading {name} …"):
+        live, processor = load(name)
+    if hasattr(live, "generate") and live.can_generate():
+        raise FoveateError(f"{name!r} reads and writes: say something about the picture (PROMPT).")
+    if len(image) > 1 or raw or marks or held:
+        raise FoveateError(
+            "A model that only sees is shown one picture, without --mark, --raw and --policy; "
+            "name parts of it with --box."
+        )
+    return live, Picture(processor, str(image[0]), live)
+
+
 def _plain(data: ReportData, model: str, report: Any) -> dict[str, Any]:
     item = data.items[0]
     first = next((one for one in item.masses if one.region == "first"), None)
@@ -83,6 +156,10 @@ def _plain(data: ReportData, model: str, report: Any) -> dict[str, Any]:
             {"position": place, "token": item.tokens[place], "share": share}
             for place, share in tables.looked_at(item)
         ],
+        "pictures": [
+            {"rows": one.rows, "columns": one.columns, "shares": tables.shares(item, one)}
+            for one in item.pictures
+        ],
         "ablations": [asdict(one) for one in data.ablations],
         "report": str(report) if report is not None else None,
     }
@@ -92,16 +169,21 @@ def _show(data: ReportData) -> None:
     item = data.items[0]
     out.print(
         "\n[bold]Attention by region[/] [dim](mean of layers and heads)\n"
-        "even: if all tokens were looked at alike; thirds: of the depth, at the last token[/]"
+        "even: if all tokens were looked at alike; thirds: of the depth, at the "
+        f"{data.reader}[/]"
     )
     out.print(tables.masses(data))
-    out.print("\n[bold]Heads that look there most[/] [dim](layer.head, at the last token)[/]")
+    out.print(f"\n[bold]Heads that look there most[/] [dim](layer.head, at the {data.reader})[/]")
     out.print(tables.heads(data))
     out.print(
-        "\n[bold]Looked at most by the last token[/] "
-        "[dim](which chooses the first word of the answer)[/]"
+        f"\n[bold]Looked at most by the {data.reader}[/] [dim](which is read for the answer)[/]"
     )
     out.print(tables.tokens(data))
+    for number, one in enumerate(item.pictures):
+        out.print(
+            f"\n[bold]On picture {number + 1}[/] [dim]({one.rows} × {one.columns} patches)[/]"
+        )
+        out.print(Text(tables.picture(item, one) or one.note))
     first = next((one for one in item.masses if one.region == "first"), None)
     if first is not None:
         out.print(
@@ -114,6 +196,6 @@ def _show(data: ReportData) -> None:
         out.print(tables.ablations(data.ablations))
     else:
         out.print(
-            "Mark the pieces you wonder about with --mark NAME=TEXT and add --ablate: each is "
-            "hidden in turn."
+            "Mark the pieces you wonder about with --mark NAME=TEXT, parts of a picture with "
+            "--box, and add --ablate: each is hidden in turn."
         )

@@ -63,7 +63,7 @@ class Picture:
 
     def __init__(self, processor: Any, pictures: Any, model: nn.Module) -> None:
         prepares = getattr(processor, "image_processor", None) or processor
-        if not callable(prepares) or not hasattr(prepares, "model_input_names"):
+        if "pixel_values" not in getattr(prepares, "model_input_names", ()):
             raise FoveateError(
                 f"Picture got {type(processor).__name__} as its processor, but wants the image "
                 "processor of the model, e.g. from fv.load(...)."

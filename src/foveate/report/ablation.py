@@ -11,6 +11,7 @@ from torch import Tensor
 from ..attach import attach
 from ..errors import FoveateError
 from ..methods.emphasis import Emphasize
+from ..pictures.picture import Picture
 from ..prompt import Prompt
 from ..tasks.answering import generate, text_of
 from .data import Ablation
@@ -21,7 +22,7 @@ _HIDDEN = 1e-9  # a gain must be greater than 0; this leaves nothing that a floa
 
 def ablate(
     model: Any,
-    prompt: Prompt,
+    prompt: Prompt | Picture,
     regions: Sequence[str],
     *,
     max_new_tokens: int = 24,
@@ -32,8 +33,8 @@ def ablate(
     Parameters
     ----------
     model
-        A causal language model.
-    prompt : Prompt
+        A causal language model; of a :class:`foveate.Picture`, a classifier.
+    prompt : Prompt or Picture
         Of one item.
     regions : sequence of str
         Regions of the prompt.
@@ -45,12 +46,13 @@ def ablate(
     -------
     list of Ablation
         The first hides nothing: the original greedy answer. ``change`` is the change of that
-        answer's log-probability (all its tokens, given the prompt) in nats.
+        answer's log-probability (all its tokens, given the prompt) in nats. A classifier's answer
+        is its likeliest class.
 
     Raises
     ------
     FoveateError
-        For a batch, and for regions that are not there.
+        For a batch, for regions that are not there, and for a tower that names no class.
     """
     if prompt.batch_size != 1:
         raise FoveateError(
@@ -58,6 +60,8 @@ def ablate(
         )
     for name in regions:
         prompt.positions(name)  # refuses what is not there
+    if "input_ids" not in prompt.inputs:
+        return _classes(model, prompt, regions, progress)
     with torch.no_grad():
         own = generate(model, prompt, max_new_tokens)
         likely = _log_probability(model, prompt, own)
@@ -76,6 +80,46 @@ def _log_probability(model: Any, prompt: Prompt, reply: Tensor) -> float:
     """Log-probability of ``reply [1, n]`` after the prompt, in nats."""
     ids = torch.cat([prompt.inputs["input_ids"], reply.to(prompt.inputs["input_ids"])], dim=1)
     # one token at a time would be what generation does; in one go it is the same, and quicker
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    of = prompt.inputs["input_ids"]
+    given = {name: _longer(value, of, ids) for name, value in prompt.inputs.items()}
+    given |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    logits = model(**given, use_cache=False).logits
     chosen = logits[:, -1 - reply.shape[1] : -1].float().log_softmax(-1)
     return chosen.gather(-1, reply[..., None]).sum().item()
+
+
+def _longer(value: Any, of: Tensor, ids: Tensor) -> Any:
+    """What a processor says of each token (its kind), for those of the reply too: text."""
+    if not isinstance(value, Tensor) or value.shape != of.shape:
+        return value
+    return torch.nn.functional.pad(value, (0, ids.shape[1] - of.shape[1]))
+
+
+def _classes(
+    model: Any, picture: Any, regions: Sequence[str], progress: Callable[[int], None] | None
+) -> list[Ablation]:
+    """The class of a picture, and what becomes of it."""
+
+    def likely() -> Tensor:
+        logits = getattr(model(**picture.inputs), "logits", None)
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise FoveateError(
+                f"{type(model).__name__} names no class of a picture, so there is no answer to "
+                "compare; ablate takes a classifier, or a model that answers in words."
+            )
+        return logits[0].float().log_softmax(-1)
+
+    names = getattr(model.config, "id2label", {})
+    with torch.no_grad():
+        own = likely()
+        best = int(own.argmax())
+        found = [Ablation(NOTHING, str(names.get(best, best)), 0.0)]
+        for name in regions:
+            with attach(model, Emphasize(name, _HIDDEN), prompt=picture):
+                now = likely()
+            answer = int(now.argmax())
+            change = float(now[best] - own[best])
+            found.append(Ablation(name, str(names.get(answer, answer)), change))
+            if progress is not None:
+                progress(1)
+    return found

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import FoveateError
 from ..results import Results, Series, unit
 from .encode import codes, number, numbers
+from .seen import Seen, patch_names, seen
 
 MAX_CODES = 1_500_000  # values kept per head (8 bits) in all token maps together, then per layer
 TOP = 5  # strongest heads, most looked-at tokens named
@@ -117,6 +118,7 @@ class Item:
     token_maps: list[TokenMap]
     block_map: dict[str, Any] | None
     answers: list[tuple[str, str]]
+    pictures: list[Seen] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class ReportData:
 
     ``asks``: whoever shows the report inside a page answers questions about single tokens.
     ``untested``: what there hides the marked regions, such as "the box … hides"; else it is the
-    command line. ``policy``: the name of the one under which all of it was measured.
+    command line. ``policy``: the name of the one under which all of it was measured. ``reader``:
+    what looks where "last" is written: the token that is read for the answer.
     """
 
     title: str
@@ -140,6 +143,7 @@ class ReportData:
     asks: bool = False
     untested: str = ""
     policy: str | None = None
+    reader: str = "last token"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
@@ -194,6 +198,8 @@ def build(
     stack = _stack(results, stack)
     series = _in_stack(results, stack)
     prompt = getattr(run, "prompt", None)
+    if stack.startswith(("vision", "audio")) and "input_ids" in getattr(prompt, "inputs", ()):
+        prompt = None  # what a tower sees are not the prompt's tokens
     batch = prompt.batch_size if prompt is not None else _first(series).shape[1]
     chosen = range(batch) if item is None else [_checked_item(item, batch)]
     layers = sorted({layer for one in series.values() for layer in one.layers})
@@ -216,7 +222,15 @@ def build(
         items=items,
         ablations=list(ablations),
         notes=_notes(run),
+        reader=_reader(prompt)[1],
     )
+
+
+def _reader(prompt: Any) -> tuple[int | None, str]:
+    """Which query is read for the answer, and what it is called; None: all of them alike."""
+    if not hasattr(prompt, "reader"):  # a text is continued from its end
+        return -1, "last token"
+    return (prompt.reader, "class token") if prompt.reader is not None else (None, "mean patch")
 
 
 # -- choosing --------------------------------------------------------------------------------------
@@ -288,15 +302,18 @@ def _item(
             here = mask[item].cpu()[kept].nonzero().flatten().tolist()
             if here:
                 regions[name] = here
-    grids = _grids(series, item, batch, layers)
-    maps = _token_maps(series, item, batch, kept)
+    reader, called = _reader(prompt)
+    grids = _grids(series, item, batch, layers, reader)
+    maps = _token_maps(series, item, batch, kept, called)
+    pictures = seen(prompt, item, kept.tolist())
     return Item(
-        tokens=tokens,
+        tokens=patch_names(tokens, pictures),
         regions=regions,
         masses=_masses(series, item, batch, prompt, regions, len(tokens)),
         before=_masses(before, item, batch, prompt, regions, len(tokens)),
         grids=grids,
-        grids_before=_grids(before, item, batch, layers),
+        grids_before=_grids(before, item, batch, layers, reader),
+        pictures=pictures,
         token_maps=[token_map(*one, room // max(1, len(maps))) for one in maps],
         block_map=_block_map(series, item, batch),
         answers=answers,
@@ -309,8 +326,9 @@ def _tokens(series: Mapping[str, Series], prompt: Any, item: int) -> tuple[list[
         sizes = [_values(one).shape[-1] for one in series.values() if one.axis in ("key", "row")]
         size = max(sizes, default=0)
         return [f"[{i}]" for i in range(size)], torch.arange(size)
-    kept = prompt.inputs["attention_mask"][item].cpu().nonzero().flatten()
     row = prompt.token_rows[item]
+    mask = prompt.inputs.get("attention_mask")  # pictures alone have none
+    kept = torch.arange(len(row)) if mask is None else mask[item].cpu().nonzero().flatten()
     return [row[i] for i in kept.tolist()], kept
 
 
@@ -319,13 +337,16 @@ def _row(value: Tensor, item: int, batch: int) -> Tensor:
     return value[:, item * max(1, value.shape[1] // batch)].detach().float().cpu()
 
 
-def _last_and_mean(series: Series, item: int, batch: int) -> tuple[Tensor, Tensor]:
-    """``[L, H]`` at the last real query and averaged over all of them."""
+def _last_and_mean(
+    series: Series, item: int, batch: int, reader: int | None = -1
+) -> tuple[Tensor, Tensor]:
+    """``[L, H]`` at the query that is read (the last real one) and averaged over all of them."""
     value = _row(_values(series), item, batch)  # (L, H, Sq)
     real = series.real()
     if real is not None and real.shape[1] == value.shape[2]:
         value = value[:, :, real[item * max(1, real.shape[0] // batch)]]
-    return value[..., -1], value.nanmean(-1)
+    mean = value.nanmean(-1)
+    return mean if reader is None else value[..., reader], mean
 
 
 def _masses(
@@ -345,7 +366,7 @@ def _masses(
         tokens = len(regions.get(name, ())) if name in known else None
         if tokens == 0 and name != "generated":
             continue
-        last, mean = _last_and_mean(one, item, batch)
+        last, mean = _last_and_mean(one, item, batch, _reader(prompt)[0])
         steps = _row(one.decode, item, batch)
         if name == "generated" and not steps.shape[-1]:
             continue  # nothing was generated while it was measured
@@ -369,12 +390,14 @@ def _masses(
     return sorted(found, key=lambda m: (m.region in _BUILT_IN, -(m.last or 0.0)))
 
 
-def _grids(series: Mapping[str, Series], item: int, batch: int, layers: list[int]) -> list[Grid]:
+def _grids(
+    series: Mapping[str, Series], item: int, batch: int, layers: list[int], reader: int | None
+) -> list[Grid]:
     grids = []
     for key, one in series.items():
         if one.axis != "query" or key == "mass:generated":
             continue
-        last, mean = _last_and_mean(one, item, batch)
+        last, mean = _last_and_mean(one, item, batch, reader)
         if key.startswith("mass:") and not float(mean.nansum()):
             continue  # a region without tokens here
         region = key.removeprefix("mass:")
@@ -387,7 +410,7 @@ def _grids(series: Mapping[str, Series], item: int, batch: int, layers: list[int
 
 
 def _token_maps(
-    series: Mapping[str, Series], item: int, batch: int, kept: Tensor
+    series: Mapping[str, Series], item: int, batch: int, kept: Tensor, reader: str = "last token"
 ) -> list[tuple[str, str, str, Tensor]]:
     """Key, label, unit and values ``[L, H, S]`` of what tells how much each token is looked at."""
     maps = []
@@ -396,7 +419,7 @@ def _token_maps(
             value = _row(one.prefill, item, batch)[:, :, -1]
             if not float(value.nansum()):
                 continue  # padded on the right: the last row is no query of this item
-            maps.append((key, "Looked at by the last token", "share of its attention", value))
+            maps.append((key, f"Looked at by the {reader}", "share of its attention", value))
         elif one.axis == "key" and one.prefill.shape[3]:
             value = _row(one.prefill, item, batch)
             maps.append((key, "Attention received", "summed over all queries", value))

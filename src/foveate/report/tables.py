@@ -6,7 +6,9 @@ from rich.table import Table
 
 from .data import Ablation, Item, Mass, ReportData
 from .html import thirds
+from .seen import Seen
 
+_SHADES = " ░▒▓█"
 _BAR = " ▏▎▍▌▋▊▉█"  # eighths of a cell
 
 
@@ -34,7 +36,7 @@ def _table(*columns: str, left: tuple[str, ...] = ()) -> Table:
 def masses(data: ReportData, item: int = 0) -> Table:
     """Attention by region: of the prompt's last token, of all queries, and by depth."""
     table = _table(
-        "region", "tokens", "even", "last token", "all", "1st ⅓", "2nd ⅓", "3rd ⅓", left=("region",)
+        "region", "tokens", "even", data.reader, "all", "1st ⅓", "2nd ⅓", "3rd ⅓", left=("region",)
     )
     for mass in _of_prompt(data.items[item]):
         table.add_row(
@@ -91,6 +93,23 @@ def looked_at(item: Item, k: int = 8) -> list[tuple[int, float]]:
             values = sorted(((v or 0.0, -i) for i, v in enumerate(one.mean)), reverse=True)
             return [(-i, v) for v, i in values[:k] if v > 0]
     return []
+
+
+def shares(item: Item, picture: Seen) -> list[list[float]]:
+    """What each patch of a picture has of the read token's attention: rows of columns."""
+    looked = (one for one in item.token_maps if one.label.startswith("Looked at"))
+    values = next(looked, item.token_maps[0]).mean if item.token_maps else []
+    flat = [values[i] or 0.0 for i in picture.at if i < len(values)]
+    return [flat[i : i + picture.columns] for i in range(0, len(flat), picture.columns or 1)]
+
+
+def picture(item: Item, seen: Seen) -> str:
+    """A picture's patches as shades: the darkest has most of the read token's attention."""
+    rows = shares(item, seen)
+    top = max((value for row in rows for value in row), default=0.0) or 1.0
+    return "\n".join(
+        "".join(2 * _SHADES[min(4, round(4 * value / top))] for value in row) for row in rows
+    )
 
 
 def ablations(found: list[Ablation]) -> Table:

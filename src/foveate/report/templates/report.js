@@ -112,26 +112,31 @@ const drawTokens = () => {
   const unit = fair ? "mean over the queries that could see it" : map.unit;
   const scaled = $("sink").checked && values.length > 1 ? values.slice(1) : values;
   const high = scaled.reduce((a, b) => Math.max(a, b || 0), 0) || 1;
-  const box = document.createDocumentFragment();
+  const box = document.createDocumentFragment(), hidden = patchesOf(item);
+  visible = [];
   item.tokens.forEach((token, i) => {
-    const t = Math.sqrt(Math.min(1, (values[i] || 0) / high)), colour = mix(heat, t);
-    const text = token.replace(/\t/g, "→").replace(/\n/g, "↵");
+    if (hidden.has(i) && hidden.get(i) === hidden.get(i - 1)) return;  // its picture stands for it
+    visible.push(i);
+    const t = hidden.has(i) ? 0 : Math.sqrt(Math.min(1, (values[i] || 0) / high)), colour = mix(heat, t);
+    const text = hidden.has(i) ? `[picture ${hidden.get(i) + 1}]` : token.replace(/\t/g, "→").replace(/\n/g, "↵");
     const node = el("span", { "data-i": i }, text === "" ? "·" : text);
     if (regions[i].includes("special")) node.className = "special";
     node.style.background = css(colour);
     node.style.color = ink(colour);
-    const own = regions[i].filter((r) => !BUILT_IN.includes(r));
+    const own = hidden.has(i) ? [] : regions[i].filter((r) => !BUILT_IN.includes(r));
     if (own.length) node.style.boxShadow = own.map((r, k) => `inset 0 ${-3 * (k + 1)}px 0 ${regionColour(r)}`).join(", ");
     box.append(node);
     if (token.includes("\n")) box.append("\n");
   });
   $("tokens").replaceChildren(box);
-  const said = (i) => `token ${i}: ${JSON.stringify(item.tokens[i])}\n${$("head").value === "" ? "" : "≈ "}${show(values[i])} ${unit}`
+  drawPictures(values, unit);
+  const said = (i) => hidden.has(i) ? `picture ${hidden.get(i) + 1}: see above` : `token ${i}: ${JSON.stringify(item.tokens[i])}\n${$("head").value === "" ? "" : "≈ "}${show(values[i])} ${unit}`
     + (regions[i].length ? `\nin ${regions[i].join(", ")}` : "");
   $("tokens").onmousemove = (e) => tell(e, e.target.dataset.i !== undefined ? said(+e.target.dataset.i) : "");
   $("tokens").onmouseleave = (e) => tell(e, "");
   point = (i) => {  // by keyboard
-    at = Math.max(0, Math.min(item.tokens.length - 1, i));
+    at = i >= at ? visible.find((v) => v >= i) ?? visible[visible.length - 1]
+      : visible.filter((v) => v <= i).pop() ?? visible[0];
     const node = $("tokens").querySelector(`[data-i="${at}"]`), box = node.getBoundingClientRect();
     $("tokens").querySelectorAll(".at").forEach((other) => other.classList.remove("at"));
     node.classList.add("at");
@@ -151,7 +156,74 @@ const drawTokens = () => {
     return [el("b", {}, text.trim() ? text : text.replace(/ /g, "␣")), el("small", {}, `token ${i}`), el("span", {}, show(v)), bar];
   }));
 };
-let at = 0, point = () => {};
+let at = 0, visible = [], point = () => {};
+
+// -- pictures: what each patch gets, drawn over it ------------------------------------------------------
+const patchesOf = (() => {
+  const cache = new Map();  // item -> token -> its picture
+  return (one) => {
+    if (!cache.has(one)) cache.set(one, new Map(one.pictures.flatMap((p, n) => p.tokens.map((i) => [i, n]))));
+    return cache.get(one);
+  };
+})();
+const drawPictures = (values, unit) => {
+  $("pictures").hidden = !item.pictures.length;
+  const regions = regionsOf(item), of = (p) => p.at.map((i) => values[i] || 0);
+  const high = Math.max(...item.pictures.flatMap(of)) || 1;
+  $("pictures").replaceChildren(...item.pictures.map((p, n) => {
+    const figure = el("figure"), stage = el("div", { class: "stage" });
+    stage.style.aspectRatio = `${p.width} / ${p.height}`;
+    stage.append(el("img", { src: p.src, alt: `picture ${n + 1}` }));
+    const sum = of(p).reduce((a, b) => a + b, 0);
+    if (p.at.length) {
+      const k = 24, canvas = el("canvas", { width: p.columns * k, height: p.rows * k, role: "img",
+        "aria-label": `attention on the patches of picture ${n + 1}, at most ${show(high)}` });
+      const [x0, y0, x1, y1] = p.frame, pen = canvas.getContext("2d");
+      for (const [side, v] of [["left", x0 / p.width], ["top", y0 / p.height], ["width", (x1 - x0) / p.width], ["height", (y1 - y0) / p.height]])
+        canvas.style[side] = 100 * v + "%";
+      of(p).forEach((v, i) => {
+        const c = i % p.columns, r = Math.floor(i / p.columns), t = Math.sqrt(Math.min(1, v / high));
+        // dark where nothing looks, the picture's own light where most does
+        pen.fillStyle = `rgba(10, 8, 20, ${0.78 * (1 - t)})`;
+        pen.fillRect(c * k, r * k, k, k);
+        pen.fillStyle = `rgba(255, 150, 30, ${0.3 * t * t})`;
+        pen.fillRect(c * k, r * k, k, k);
+      });
+      p.at.forEach((token, i) => {  // marked regions are outlined
+        const c = i % p.columns, r = Math.floor(i / p.columns);
+        regions[token].filter((name) => !BUILT_IN.includes(name) && name !== "image").forEach((name, inset) => {
+          const inside = (rr, cc) => rr >= 0 && cc >= 0 && rr < p.rows && cc < p.columns && regions[p.at[rr * p.columns + cc]].includes(name);
+          pen.fillStyle = regionColour(name);
+          const d = 1 + 3 * inset, w = 3;
+          if (!inside(r - 1, c)) pen.fillRect(c * k, r * k + d, k, w);
+          if (!inside(r + 1, c)) pen.fillRect(c * k, (r + 1) * k - d - w, k, w);
+          if (!inside(r, c - 1)) pen.fillRect(c * k + d, r * k, w, k);
+          if (!inside(r, c + 1)) pen.fillRect((c + 1) * k - d - w, r * k, w, k);
+        });
+      });
+      canvas.onmousemove = (e) => {
+        const box = canvas.getBoundingClientRect();
+        const c = Math.floor((e.clientX - box.left) / box.width * p.columns), r = Math.floor((e.clientY - box.top) / box.height * p.rows);
+        const i = r * p.columns + c;
+        tell(e, i in p.at ? `row ${r}, column ${c}\n${show(values[p.at[i]])} ${unit}\nin ${regions[p.at[i]].join(", ")}` : "");
+      };
+      canvas.onmouseleave = (e) => tell(e, "");
+      canvas.onclick = (e) => {
+        const box = canvas.getBoundingClientRect();
+        const c = Math.floor((e.clientX - box.left) / box.width * p.columns), r = Math.floor((e.clientY - box.top) / box.height * p.rows);
+        if (r * p.columns + c in p.at) pick(p.at[r * p.columns + c]);
+      };
+      stage.append(canvas);
+    }
+    const bare = el("div", { class: "stage" });
+    bare.style.aspectRatio = `${p.width} / ${p.height}`;
+    bare.append(el("img", { src: p.src, alt: "" }));
+    const two = el("div", { class: "beside" });
+    two.append(bare, ...(p.at.length ? [stage] : []));
+    figure.append(two, el("figcaption", {}, p.note || `picture ${n + 1}: ${p.rows} × ${p.columns} patches have ${show(sum)} in all, the brightest ${show(Math.max(...of(p)))}`));
+    return figure;
+  }));
+};
 $("tokens").addEventListener("keydown", (e) => {
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -Infinity, End: Infinity }[e.key];
   if (step) point(at + step);
