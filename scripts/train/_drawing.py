@@ -74,7 +74,7 @@ CARD = """# {name}
 | pictures | 32 × 32 pixels, plain background, things of {least} to {most} pixels |
 | knows | {kinds} |
 | trained on | {steps:,} batches of {batch} pictures, {pairs} of them with two things |
-| time | {minutes:.0f} minutes, one thread of a shared CPU |
+| time | {minutes:.0f} minutes, one thread of a busy, shared CPU |
 
 `pipeline, _ = fv.load("{name}")`, then `pipeline("a red circle and a blue square",
 num_inference_steps=20, guidance_scale=4)`.
@@ -97,6 +97,8 @@ def ship(trained: Any, pipeline: Any, name: str, about: str, folder: Path, size:
     pipeline.to(torch.float16).save_pretrained(target)
     for left in target.glob("**/README.md"):
         left.unlink()
+    for written in target.glob("**/*.safetensors"):
+        written.chmod(0o644)  # weights are written for one user only
     pipe, _ = load(target)
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     told: dict[str, Any] = {"steps": state["step"], "batch": size, "seconds": state["seconds"]}
