@@ -150,7 +150,7 @@ class AttendAndExcite(Method):
         self._tokens = resolution
         self._latents: Latents | None = None
         self._times: Denoising | None = None
-        self._begun: tuple[int, int] | None = None  # the step whose latents were moved
+        self._begun: tuple[int, Any] | None = None  # the step, of which schedule
 
     # -- what attach asks for ------------------------------------------------------------------
     def hooks(
@@ -203,18 +203,20 @@ class AttendAndExcite(Method):
         told = given(module, args, kwargs)
         name = "sample" if "sample" in told else "hidden_states"
         moment = self._times.moment(module, args, kwargs)
-        if moment.parts not in (1, 2):
+        if moment.parts not in (1, 2) and not moment.partial:
             raise FoveateError(
                 f"{self!r} does not know which rows of {type(module).__name__}'s batch are the "
                 "prompt's: the pipeline guides in an order of its own. Use the plain one."
             )
         rows, latents = len(told[name]), self._latents
-        place = moment.step, self._steps()
-        if self._begun != place and not moment.negative and not moment.partial:
-            self._begun = place
+        step, schedule = moment.step, latents.scheduler.timesteps
+        last, of = self._begun or (-1, None)
+        if (step != last or schedule is not of) and not moment.negative and not moment.partial:
+            self._begun = step, schedule
             two = moment.parts == 2
             mine = {key: _half(key, v, rows) for key, v in told.items()} if two else told
-            new = self._excited(module, mine, name, *place)
+            steps = len(dict.fromkeys(schedule.tolist()))  # some visit a time twice
+            new = self._excited(module, mine, name, step, steps)
             if new is not None:
                 latents.move((new - mine[name]) / latents.scale)
         moved = latents.moved
@@ -222,10 +224,6 @@ class AttendAndExcite(Method):
             return None
         by = (moved * latents.scale).repeat(rows // len(moved), *[1] * (moved.dim() - 1))
         return (), told | {name: told[name] + by.to(told[name].dtype)}
-
-    def _steps(self) -> int:
-        assert self._latents is not None
-        return len(dict.fromkeys(self._latents.scheduler.timesteps.tolist()))
 
     def _excited(
         self, module: nn.Module, told: dict[str, Any], name: str, step: int, steps: int

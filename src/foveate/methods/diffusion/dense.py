@@ -166,8 +166,10 @@ class DenseDiffusion(Method):
             raise FoveateError(f"{self!r} moves scores; those of {site.name} are soft-capped.")
         try:
             image = call.queries("image")
-        except FoveateError:  # a tower of the text's own, frames of a video
-            return program
+        except FoveateError:
+            if site.kind != "self":  # where its tokens are is not known
+                raise
+            return program  # a tower of the text's own, frames of a video
         assert call.tensors is not None
         q, k, _ = call.tensors
         k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
