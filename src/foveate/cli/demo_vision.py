@@ -109,7 +109,8 @@ def _plain(story: Story) -> dict[str, Any]:
 
 # -- showing ---------------------------------------------------------------------------------------
 def _show(number: int, story: Story) -> None:
-    out.print(f"\n[bold]{number}. {story.title}[/] [dim]({story.model}, {story.method})[/]")
+    by = f" ({story.model}, {story.method})"
+    out.print(Text.assemble((f"\n{number}. {story.title}", "bold"), (by, "dim")))
     out.print(Text(f"  {story.task}"))
     out.print(Text(f"  {story.chosen}", style="dim"))
     for side in (story.before, story.after):
