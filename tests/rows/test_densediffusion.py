@@ -57,16 +57,20 @@ def moved(s: Tensor, pairs: Tensor, a: Tensor) -> Tensor:
 
 
 def written_out(
-    kind: str, q: Tensor, k: Tensor, v: Tensor, on_text: float, on_image: float, time: float
+    kind: str, tensors: tuple[Tensor, ...], on_text: float, on_image: float, time: float, rest: bool
 ) -> Tensor:
     """The head outputs of one call; in joint attention the image comes first (SD3)."""
-    q, k, v = q.double(), k.double(), v.double()
+    q, k, v = (tensor.double() for tensor in tensors)
     s = q @ k.mT / q.shape[-1] ** 0.5
     n = q.shape[2] - (TEXT if kind == "joint" else 0)
     side = int(n**0.5)
     each = 8 // side
     masks = [m[::each, ::each].flatten().double() for m in (LEFT, CORNER)]
     words = [WORDS[name].double() for name in ("one", "two")]
+    of_words = sum(w * (1 - m.mean()) for m, w in zip(masks, words, strict=True))
+    if rest:
+        masks.append(1 - sum(masks))
+        words.append(1 - sum(words))
     among = sum(torch.outer(m, m) for m in masks)
     between = sum(torch.outer(m, w) for m, w in zip(masks, words, strict=True))
     area = sum(m * m.mean() for m in masks)
@@ -77,7 +81,6 @@ def written_out(
     elif kind == "cross":
         s = moved(s, between, on_text * much)
     else:
-        of_words = sum(w * (1 - m.mean()) for m, w in zip(masks, words, strict=True))
         s = torch.cat([
             torch.cat([
                 moved(s[:, :, :n, :n], among, on_image * much),
@@ -94,21 +97,26 @@ def written_out(
 @torch.no_grad()
 def check(make: Make) -> None:
     """Every head output of a UNet (self and cross) and of SD3 (joint, and an image's own)."""
-    for name, on_text, on_image, time in (
-        ("unet", 1.0, 0.3, 0.9),
-        ("unet", 2.0, 0.0, 0.5),
-        ("sd3", 1.0, 0.3, 0.95),
+    for name, on_text, on_image, time, rest in (
+        ("unet", 1.0, 0.3, 0.9, True),
+        ("unet", 2.0, 0.0, 0.5, False),
+        ("sd3", 1.0, 0.3, 0.95, True),
+        ("sd3", 1.0, 0.6, 0.95, False),
     ):
         model, probe = denoiser(name), Probe()
         method = make(
-            {"one": LEFT, "two": CORNER}, on_text=on_text, on_image=on_image, steps=range(9)
+            {"one": LEFT, "two": CORNER},
+            on_text=on_text,
+            on_image=on_image,
+            background=rest,
+            steps=range(9),
         )
         with fv.attach(model, method, probe, regions=WORDS):
             model(**inputs(name, time=1000 * time))
         kinds = {kind for kind, _, _ in probe.seen}
         assert kinds == ({"self", "cross"} if name == "unet" else {"joint", "self"})
         for kind, tensors, got in probe.seen:
-            want = written_out(kind, *tensors, on_text, on_image, time)
+            want = written_out(kind, tensors, on_text, on_image, time, rest)
             assert torch.allclose(got.double(), want, atol=2e-5), (name, kind)
     assert IMAGE["sd3"] == 16
 

@@ -88,7 +88,11 @@ def test_patches_belong_to_the_segment_that_covers_most_of_them() -> None:
     small, large = torch.zeros(8, 8), torch.zeros(8, 8)
     small[0, 0] = 1  # a quarter of a patch: it is the best there is
     large[2:6, :3] = 1  # whole patches, and halves
-    masks = fv.DenseDiffusion({"a": small, "b": large})._masks((4, 4))[0].unflatten(0, (4, 4))
+    masks = (
+        fv.DenseDiffusion({"a": small, "b": large}, background=False)
+        ._masks((4, 4))[0]
+        .unflatten(0, (4, 4))
+    )
     assert masks[..., 0].nonzero().tolist() == [[0, 0]]
     assert masks[..., 1].nonzero().tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
 

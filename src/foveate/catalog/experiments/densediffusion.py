@@ -22,12 +22,14 @@ from ...tasks.shapes.layouts import Layout
 from ._trial import Trial
 
 TUNING, REPORT = 40, 128
-SETTINGS: Mapping[str, Mapping[str, float]] = {
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "the paper's": {},
-    "half of the steps": {"until": 0.5},
     "all steps, 0.6 among the image": {"until": 1.0, "on_image": 0.6},
-    "all steps, 1 among the image": {"until": 1.0, "on_image": 1.0},
-}
+    "all steps, 0.6 among the image, no background": {
+        "until": 1.0, "on_image": 0.6, "background": False,
+    },
+    "0.7 of the steps, 0.6 among the image": {"until": 0.7, "on_image": 0.6},
+}  # fmt: skip
 
 
 def run(progress: Callable[[str], None]) -> Trial:

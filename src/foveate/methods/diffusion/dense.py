@@ -57,6 +57,9 @@ class DenseDiffusion(Method):
         ``w`` for image on image; 0.3 in the authors' code.
     until : float
         Share of the steps in which it acts; 0.3 in the authors' code.
+    background : bool
+        Whether patches in no segment and words in no phrase are a segment of their own, as in the
+        authors' layouts, which cover the picture. Else such patches are left alone.
     layers, heads, stack, steps
         Default stack: all of the denoiser's. ``steps=`` replaces ``until``.
 
@@ -72,8 +75,7 @@ class DenseDiffusion(Method):
     Kim et al., "Dense Text-to-Image Generation with Attention Modulation" (ICCV 2023), equations 2
     to 6, and the authors' code (``mod_forward``). As there the extremes are over all keys of the
     row, words in no segment count as pairs that do not belong together, and the negative prompt's
-    rows are left alone. Their layouts cover the picture; here a patch in no segment is left alone.
-    Masks are averaged over a patch; they take the nearest pixel.
+    rows are left alone. Masks are averaged over a patch; they take the nearest pixel.
 
     In joint attention the keys of the text and of the image are each a block with extremes of their
     own, and so is the weight: what the paper does in two layers happens in one. This is our choice.
@@ -104,6 +106,7 @@ class DenseDiffusion(Method):
         on_text: float = 1.0,
         on_image: float = 0.3,
         until: float = 0.3,
+        background: bool = True,
         layers: Any = None,
         heads: Any = None,
         stack: Any = None,
@@ -122,6 +125,7 @@ class DenseDiffusion(Method):
         if not isinstance(until, int | float) or not 0 <= until <= 1:
             raise FoveateError(f"until={until!r} was given; a share of the steps, 0 to 1.")
         self.until = float(until)
+        self.background = bool(background)
         self._pipeline: Any = None
         self._told: tuple[dict[str, Any], Tensor, float] | None = None  # of the forward
         self._drawn: dict[Any, Tensor] = {}  # by grid
@@ -181,7 +185,8 @@ class DenseDiffusion(Method):
         rows[:, image] = where  # [B, Sq, R]: the segment of each query
         words = torch.zeros(0) if site.kind == "self" else self._words(call)
         if site.kind in ("joint", "single"):  # where words look for what they say, too
-            rows[:, ~image] = words[:, ~image]
+            named = len(self.segments)
+            rows[:, ~image, :named] = words[:, ~image, :named]
         area = (rows * where.mean(1, keepdim=True)).sum(-1)
         much = (time**5 * (1 - area) * (rows > 0).any(-1))[:, None]  # [B, 1, Sq]
         heads = self.scope.heads_at(site, q.shape[1])
@@ -222,7 +227,10 @@ class DenseDiffusion(Method):
             # half of a patch is enough; what is smaller than that has its best patch
             enough = share >= share.amax(1, keepdim=True).clamp(max=0.5)
             best = functional.one_hot(share.argmax(-1), share.shape[-1])
-            found = self._drawn[grid] = (best.bool() & enough & (share > 0)).float()
+            found = (best.bool() & enough & (share > 0)).float()
+            if self.background:
+                found = torch.cat([found, 1 - found.sum(-1, keepdim=True)], -1)
+            self._drawn[grid] = found
         return found
 
     def _mine(self, call: Call, layouts: int) -> Tensor:
@@ -255,6 +263,9 @@ class DenseDiffusion(Method):
         words = torch.stack(found, -1).float()
         if bool((words.sum(-1) > 1).any()):
             raise FoveateError(f"{self!r}: a word is in two segments' phrases; mark each once.")
+        if self.background:
+            text = call.views.get("text", torch.ones_like(call.views[name])).expand_as(found[0])
+            words = torch.cat([words, text[..., None] - words.sum(-1, keepdim=True)], -1)
         return words
 
     def _given(self) -> list[str]:
