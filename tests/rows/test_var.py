@@ -139,6 +139,38 @@ def test_it_goes_on_in_decode_with_the_sinks_of_the_prompt() -> None:
 
 
 @torch.no_grad()
+def test_batches_beams_and_static_caches() -> None:
+    given = inputs("llama", padded="left")
+    image, model = picture(given), build("llama")
+    method = VAR(DIMS, p=0.0, rho=0.0, summ=0.0, tau=TAU, layers=range(2))
+
+    def said(rows: slice, drop: int = 0, **options: Any) -> Tensor:
+        some = {name: value[rows, drop:] for name, value in given.items()}
+        with fv.attach(model, method, regions={"image": image[rows, drop:]}):
+            out = model.generate(
+                **some, max_new_tokens=3, min_new_tokens=3, do_sample=False, **options
+            )
+        return out[:, -3:]
+
+    both = said(slice(None))
+    assert torch.equal(both[:1], said(slice(0, 1), drop=4))  # without its padding
+    assert torch.equal(both[1:], said(slice(1, 2)))
+    assert torch.equal(both, said(slice(None), cache_implementation="static"))
+    said(slice(None), num_beams=2)
+    for found in method.sinks.values():
+        assert found.shape[0] == 4 and torch.equal(found[::2], found[1::2])
+    half, plain = build("llama").half(), logits_of(model, method, given, image)
+    real = given["attention_mask"].bool()
+    got = logits_of(half, method, given, image).float()
+    assert torch.allclose(got[real], plain[real], atol=0.1)
+
+
+def logits_of(model: Any, method: Any, given: dict[str, Tensor], image: Tensor) -> Tensor:
+    with fv.attach(model, method, regions={"image": image}):
+        return model(**given).logits
+
+
+@torch.no_grad()
 def test_a_row_sums_to_one_and_other_weights_stay() -> None:
     given = inputs("llama")
     image, model = picture(given), build("llama")

@@ -207,6 +207,20 @@ def test_the_heads_are_chosen_at_the_end_of_the_prompt_and_kept() -> None:
     with projecting(whole, scale):
         out = whole(input_ids=ids, attention_mask=mask, pixel_values=given["pixel_values"])
     assert torch.equal(out.logits[:, -5:-1].argmax(-1), ids[:, -4:])
+    with fv.attach(model, method):
+        static = model.generate(
+            **given, max_new_tokens=4, min_new_tokens=4, do_sample=False,
+            cache_implementation="static",
+        )  # fmt: skip
+    assert torch.equal(static, ids)
+    for item, drop in ((0, 0), (1, 3)):  # each alone, without its padding
+        one = {name: value[item : item + 1] for name, value in given.items()}
+        for name in ("input_ids", "attention_mask"):
+            one[name] = one[name][:, drop:]
+        alone = VHR({n: t[item : item + 1] for n, t in outputs_without(bare).items()})
+        with fv.attach(model, alone):
+            model(**one)
+        assert all(torch.equal(t[0], chosen[n][item]) for n, t in alone.selected.items())
     same = VHR(outputs_without(bare), factor=1.0)
     with fv.attach(model, same):
         logits = model(**given).logits
