@@ -15,6 +15,7 @@ import foveate as fv
 import pictured
 from foveate.decoding.avisc import AvisC, blind_tokens
 from foveate.decoding.views import ViewDecoder
+from foveate.tasks._task import Item
 
 pytest.importorskip("PIL")
 
@@ -170,6 +171,31 @@ def test_a_batch_is_its_rows() -> None:
         n = one.ids.shape[1]
         assert torch.equal(one.ids[0], together.ids[row, :n])
         assert torch.allclose(one.log_probs[0], together.log_probs[row, :n], atol=1e-4)
+
+
+def test_answers_about_pictures_are_scored() -> None:
+    model, processor, asked = pictured.model("llava"), pictured.processor("llava"), prompt()
+    items = [
+        Item(
+            str(row),
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "image": pictured.noise(16, 16, row)},
+                        {"type": "text", "text": text},
+                    ],
+                }
+            ],
+            "a",
+        )
+        for row, text in enumerate(TEXTS)
+    ]
+    scores = AvisC(alpha=0.0, plausibility=None).score(model, processor, items)
+    with torch.no_grad():
+        said = model(**asked.inputs).logits[:, -1].log_softmax(-1)
+    (token,) = processor.tokenizer("a")["input_ids"]
+    assert torch.allclose(scores, said[:, token], atol=1e-4)
 
 
 def test_the_model_is_as_it_was() -> None:

@@ -132,7 +132,7 @@ def _mirrored(n: int, margin: int, device: Any) -> Tensor:
 
 
 def _inside(centre: int, length: float, whole: float) -> tuple[int, int]:
-    half = length // 2
+    half = max(length // 2, 1)
     middle = min(max(centre, half), whole - half)
     return int(max(0, middle - half)), int(min(whole, middle + half))
 
