@@ -1,7 +1,8 @@
 """Relevance names the tokens a model's answer hangs on, sooner than raw attention or rollout do.
 
 As in the paper's perturbation tests: the tokens an explanation ranks first are hidden, and the
-probability of the model's own next token is followed. Lower areas are better.
+probability of the model's own next token is followed. Lower areas are better. Beside it, on
+pictures: how much of an explanation is on the thing that is asked for, and what its patches do.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from ...load import load
 from ...prompt import Prompt
 from ...statistics import paired_bootstrap
 from ...tasks.facts import cases
+from ._relevance_pictures import on_pictures
 from ._trial import Trial
 
-ITEMS = 9
+ITEMS, PICTURES = 9, 40
 FRACTIONS = (0.0, 0.1, 0.3)
 RANKINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "relevance": ("relevance", {}),
@@ -52,13 +54,15 @@ def run(progress: Callable[[str], None]) -> Trial:
                 areas["chance"].append(curves.random_deletion_auc)
                 shares["chance"].append(float(evidence.sum() / user.sum()))
         progress(f"{n + 1} of {ITEMS} items")
+    ways = RANKINGS | {"attention (mean of layers)": ("attention", {"layers": range(4)})}
+    pictures = on_pictures(PICTURES, 41, ways, progress)
     relevance = areas["relevance"]
     raw = "raw attention (last layer)"
     return Trial(
         baseline=("area under the deletion curve (probability), raw attention", areas[raw]),
         method=("area under the deletion curve (probability), relevance", relevance),
         better="lower",
-        seeds=(21,),
+        seeds=(21, 41),
         details={
             "items": ITEMS,
             "deletion area": {name: round(_mean(v), 4) for name, v in areas.items()},
@@ -69,6 +73,7 @@ def run(progress: Callable[[str], None]) -> Trial:
                 for name, values in areas.items()
                 if name != "relevance"
             },
+            "on pictures": pictures,
         },
     )
 

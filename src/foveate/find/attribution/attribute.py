@@ -74,8 +74,10 @@ def attribute(
         models that pool (the target is then a class or a function).
     layers, heads, stack
         What counts: default all layers (``attention``, ``value-norm``: the last), all heads, and
-        the decoder or the only stack; in an encoder–decoder model encoder, decoder and
-        cross-attention together.
+        the decoder or the only stack; where tokens look across to others (encoder–decoder models,
+        DETR, Q-Formers) both streams and the looks together. ``"vision"`` below a decoder carries
+        relevance on from its image tokens through the tower, ``[pictures · tokens]``; other methods
+        look at the tower alone there, from its first token.
     methods : sequence, optional
         Attached while the model runs: explains the steered model.
     regions : mapping, optional
@@ -105,7 +107,10 @@ def attribute(
     *Relevance* is the generic method of Chefer, Gur and Wolf (ICCV 2021) with ``Ā = mean_h (∇A ⊙
     A)^+``, checked against their code. For self-attention it is row ``position`` of ``R − I``, the
     paper's ``R`` without the query's own identity (which their code, too, sets aside). Rules 6, 7
-    and 10 make the encoder–decoder case; the co-attention of two encoders (rule 11) is not here.
+    and 10 make the encoder–decoder case, in the order the layers run (a Q-Former by itself has no
+    encoder: its ``R_ii`` is the identity); the co-attention of two encoders (rule 11) is not here.
+    Image tokens of a decoder are tokens like others. On through the tower, ``r_image R`` with the
+    tower's ``R``, identity and all, is this library's own step: the paper has no such model.
 
     *Rollout* takes ``(P + I)`` with its rows normalised. A learned sink's share of a row is lost to
     it; the share that a method hides or moves is as the method has it.
