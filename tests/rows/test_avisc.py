@@ -102,7 +102,13 @@ def check(make: Callable[..., Any]) -> None:
         {"alpha": 1.0, "gamma": 1.0, "lamb": 0.5, "plausibility": None},
         {"alpha": 2.0, "gamma": 0.0, "lamb": 0.8, "plausibility": 0.9},
     ):
-        full = {"alpha": 2.5, "gamma": 0.5, "lamb": 1.0, "plausibility": 0.1, **settings}
+        full: dict[str, Any] = {
+            "alpha": 2.5,
+            "gamma": 0.5,
+            "lamb": 1.0,
+            "plausibility": 0.1,
+            **settings,
+        }
         decoded = make(**settings).decode(model, asked, STEPS)
         for row, said in enumerate(decoded.ids):
             real = asked.inputs["attention_mask"][row].bool()
@@ -175,22 +181,11 @@ def test_a_batch_is_its_rows() -> None:
 
 def test_answers_about_pictures_are_scored() -> None:
     model, processor, asked = pictured.model("llava"), pictured.processor("llava"), prompt()
-    items = [
-        Item(
-            str(row),
-            [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image", "image": pictured.noise(16, 16, row)},
-                        {"type": "text", "text": text},
-                    ],
-                }
-            ],
-            "a",
-        )
-        for row, text in enumerate(TEXTS)
-    ]
+    items = []
+    for row, text in enumerate(TEXTS):
+        picture = {"type": "image", "image": pictured.noise(16, 16, row)}
+        chat: Any = [{"role": "user", "content": [picture, {"type": "text", "text": text}]}]
+        items.append(Item(str(row), chat, "a"))
     scores = AvisC(alpha=0.0, plausibility=None).score(model, processor, items)
     with torch.no_grad():
         said = model(**asked.inputs).logits[:, -1].log_softmax(-1)

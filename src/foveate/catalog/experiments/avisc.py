@@ -94,22 +94,11 @@ def worth(captions: Sequence[str], scenes: Sequence[Scene]) -> float:
 
 def shown(processor: Any, scenes: Sequence[Scene], texts: Sequence[str]) -> list[Prompt]:
     """One chat about each scene, in batches."""
-    items = [
-        Item(
-            str(n),
-            [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image", "image": render(scene)},
-                        {"type": "text", "text": text},
-                    ],
-                }
-            ],
-            "",
-        )
-        for n, (scene, text) in enumerate(zip(scenes, texts, strict=True))
-    ]
+    items = []
+    for n, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
+        picture, words = {"type": "image", "image": render(scene)}, {"type": "text", "text": text}
+        chat: Any = [{"role": "user", "content": [picture, words]}]
+        items.append(Item(str(n), chat, ""))
     return [prompt for _, prompt in prompts(items, processor, BATCH)]
 
 

@@ -27,7 +27,7 @@ SIZE, SMALL, LARGE = 128, (10, 16), (32, 48)  # pixels
 TUNED, REPORTED, BATCH, TOKENS = 96, 300, 32, 3
 GENERAL = "describe the picture."  # in the words that the model knows
 SIDES = (32, 48)
-CHOICES = [
+CHOICES: list[tuple[Any, int | None]] = [
     *(("rel_att", layers) for layers in (None, 1, 2, 3)),
     *(("grad_att", layers) for layers in (None, 1, 2)),
     ("pure_grad", None),
@@ -82,7 +82,7 @@ def run(progress: Callable[[str], None]) -> Trial:
     """Try it."""
     model, processor = load("shapes-vlm")
     held = cases(TUNED, 1, SMALL)
-    curve: dict[tuple[str, int | None, int], float] = {}
+    curve: dict[tuple[Any, int | None, int], float] = {}
     for maps, layers in CHOICES:
         for side in SIDES:
             progress(f"{maps}, layers {layers}, side {side}")
@@ -90,7 +90,7 @@ def run(progress: Callable[[str], None]) -> Trial:
             said = method.generate(model, processor, [case.chat for case in held], TOKENS)
             curve[maps, layers, side] = sum(rights(held, said)) / TUNED
     best = max(curve, key=lambda key: curve[key])
-    method = ViCrop(best[0], GENERAL, best[1], best[2], batch_size=BATCH)  # type: ignore[arg-type]
+    method = ViCrop(best[0], GENERAL, best[1], best[2], batch_size=BATCH)
 
     details: dict[str, Any] = {}
     right: dict[str, dict[str, list[float]]] = {}
@@ -108,7 +108,7 @@ def run(progress: Callable[[str], None]) -> Trial:
                 with_crop(c, k, True) for c, k in zip(chats, blindly, strict=True)
             ],
         }
-        right[name] = {how: rights(asked, said(model, processor, t)) for how, t in told.items()}
+        right[name] = {how: rights(asked, answers(model, processor, t)) for how, t in told.items()}
         details[name] = {
             "accuracy": {how: round(sum(r) / REPORTED, 4) for how, r in right[name].items()},
             "beside less base": interval(right[name]["base"], right[name]["crop beside"]),
@@ -139,7 +139,7 @@ def run(progress: Callable[[str], None]) -> Trial:
     )
 
 
-def said(model: Any, processor: Any, chats: Sequence[Any]) -> list[str]:
+def answers(model: Any, processor: Any, chats: Sequence[Any]) -> list[str]:
     found: list[str] = []
     for start in range(0, len(chats), BATCH):
         prompt = Prompt(processor, chats[start : start + BATCH], padding_side="left")
