@@ -12,6 +12,7 @@ import torch
 import foveate as fv
 import pictured
 from foveate.errors import FoveateError
+from foveate.prompt import continued
 from pictured import NAMES, noise, processor
 
 pytest.importorskip("PIL")
@@ -252,3 +253,22 @@ def test_to_moves_what_are_tensors() -> None:
     moved = prompt.to("meta")
     assert moved.inputs["pixel_values"].device.type == "meta" and moved.inputs["note"] == ["kept"]
     assert moved.regions["image"].device.type == "meta"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_behind_a_prompt(name: str) -> None:
+    """What is of each token goes on with the text; what is of the pictures stays."""
+    prompt = fv.Prompt(processor(name), [chat(noise(32, 32), "what?"), chat("none")])
+    tail, real = torch.tensor([[70, 71], [70, 0]]), torch.tensor([[True, True], [True, False]])
+    longer = continued(prompt.inputs, tail, real)
+    assert set(longer) == set(prompt.inputs)
+    assert torch.equal(longer["input_ids"][:, -2:], tail)
+    assert torch.equal(longer["attention_mask"][:, -2:], real.long())
+    for key, value in prompt.inputs.items():
+        if value.shape != prompt.inputs["input_ids"].shape:
+            assert longer[key] is value
+        elif "type" in key:
+            assert value.any() and not longer[key][:, -2:].any()
+    with torch.no_grad():
+        logits = pictured.model(name)(**longer).logits
+    assert logits.shape[:2] == (2, prompt.length + 2)

@@ -43,8 +43,8 @@ def inspect(
     regions : mapping of str to Tensor, optional
         Further regions, bool ``[S]`` or ``[B, S]``.
     stack : str, optional
-        Which stack; default the decoder, or the only one. A tower inside a model that reads has
-        other tokens than the prompt: inspect it by itself, on a :class:`Picture`.
+        Which stack; default the decoder, the only one, or a picture's own. A tower inside a model
+        that reads has other tokens than the prompt: inspect it by itself, on a :class:`Picture`.
     **forward_kwargs
         Go to the model's forward, over ``prompt.inputs``. ``logits_to_keep=1`` is added where the
         forward takes it: the logits of a long prompt are larger than all that is measured.
@@ -69,8 +69,10 @@ def inspect(
         measures = [*masses, *_details(prompt)]
     config = getattr(model, "config", None)
     # an encoder–decoder model's prompt is read by its encoder and its cross-attention
-    if stack is None and getattr(config, "is_encoder_decoder", False):
-        stack = "all"
+    if stack is None:
+        crossed = getattr(config, "is_encoder_decoder", False)
+        # beside the patches' own attention a tower may have a head that pools them
+        stack = "all" if crossed else getattr(prompt, "stack", None)
     inputs = {**getattr(prompt, "inputs", {}), **forward_kwargs}
     if "logits_to_keep" in _inspect.signature(model.forward).parameters:
         inputs.setdefault("logits_to_keep", 1)

@@ -35,7 +35,7 @@ def test_each_patch_has_its_tokens_share(name: str) -> None:
     (one,) = data.items[0].pictures
     assert (one.width, one.height) == (64, 64) and one.src.startswith("data:image/png;base64,")
     drawn = torch.tensor(tables.shares(data.items[0], one))
-    torch.testing.assert_close(drawn, prompt.grids[0].picture(rows), rtol=2e-4, atol=1e-6)
+    torch.testing.assert_close(drawn, prompt.grids[0].picture(rows), rtol=6e-4, atol=1e-6)
     box = prompt.grids[0].picture(prompt.regions["box"][0])
     if prompt.grids[0].overview is None:
         assert drawn[box].sum().item() == pytest.approx(

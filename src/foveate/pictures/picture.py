@@ -41,6 +41,8 @@ class Picture:
     pictures : tuple of PIL images
     batch_size, length : int
         ``B`` and ``S`` (tokens).
+    stack : str
+        The stack of the model whose tokens these are.
 
     Raises
     ------
@@ -80,7 +82,8 @@ class Picture:
             ]
         }
         rows, columns = _patches(model, self.inputs["pixel_values"])
-        lead = _tokens(model, self.inputs["pixel_values"][:1]) - rows * columns
+        tokens, self.stack = _tokens(model, self.inputs["pixel_values"][:1])
+        lead = tokens - rows * columns
         if lead < 0:
             raise FoveateError(
                 f"{type(model).__name__} makes {lead + rows * columns} tokens of {rows} × "
@@ -185,8 +188,8 @@ def _patches(model: nn.Module, pixels: Tensor) -> tuple[int, int]:
     return pixels.shape[-2] // size[0], pixels.shape[-1] // size[1]
 
 
-def _tokens(model: nn.Module, pixels: Tensor) -> int:
-    """How many tokens the model's attention has for one picture: seen in one forward."""
+def _tokens(model: nn.Module, pixels: Tensor) -> tuple[int, str]:
+    """How many tokens the model's attention has for one picture, seen in one forward; its stack."""
     seen: list[int] = []
 
     def look(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -208,4 +211,4 @@ def _tokens(model: nn.Module, pixels: Tensor) -> int:
             f"{type(model).__name__} does not attend to tokens of a picture; pass regions= to "
             "fv.attach."
         )
-    return seen[0]
+    return seen[0], found[0].stack

@@ -12,7 +12,7 @@ from ..attach import attach
 from ..errors import FoveateError
 from ..methods.emphasis import Emphasize
 from ..pictures.picture import Picture
-from ..prompt import Prompt
+from ..prompt import Prompt, continued
 from ..tasks.answering import generate, text_of
 from .data import Ablation
 
@@ -78,21 +78,10 @@ def ablate(
 
 def _log_probability(model: Any, prompt: Prompt, reply: Tensor) -> float:
     """Log-probability of ``reply [1, n]`` after the prompt, in nats."""
-    ids = torch.cat([prompt.inputs["input_ids"], reply.to(prompt.inputs["input_ids"])], dim=1)
     # one token at a time would be what generation does; in one go it is the same, and quicker
-    of = prompt.inputs["input_ids"]
-    given = {name: _longer(value, of, ids) for name, value in prompt.inputs.items()}
-    given |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    logits = model(**given, use_cache=False).logits
+    logits = model(**continued(prompt.inputs, reply), use_cache=False).logits
     chosen = logits[:, -1 - reply.shape[1] : -1].float().log_softmax(-1)
     return chosen.gather(-1, reply[..., None]).sum().item()
-
-
-def _longer(value: Any, of: Tensor, ids: Tensor) -> Any:
-    """What a processor says of each token (its kind), for those of the reply too: text."""
-    if not isinstance(value, Tensor) or value.shape != of.shape:
-        return value
-    return torch.nn.functional.pad(value, (0, ids.shape[1] - of.shape[1]))
 
 
 def _classes(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..attach import attach
 from ..errors import FoveateError
-from ..prompt import Prompt
+from ..prompt import Prompt, continued
 from .answering import generate, text_of
 
 __all__ = ["Item", "Task", "answer", "prompts", "says", "score_answers"]
@@ -190,7 +190,7 @@ def score_answers(
         said = wanted[len(scores) : len(scores) + len(batch)]
         lead = [" " if _raw(item, tokenizer) else "" for item in batch]
         tails = [
-            tokenizer(space + text, add_special_tokens=False)["input_ids"]
+            prompt.tokenizer(space + text, add_special_tokens=False)["input_ids"]
             for space, text in zip(lead, said, strict=True)
         ]
         longest = max(map(len, tails))
@@ -201,11 +201,11 @@ def score_answers(
         for row, ids in enumerate(tails):
             tail[row, : len(ids)] = torch.tensor(ids, device=device)
             real[row, : len(ids)] = True
-        ids = torch.cat([prompt.inputs["input_ids"], tail], 1)
-        mask = torch.cat([prompt.inputs["attention_mask"], real.long()], 1)
-        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs = continued(prompt.inputs, tail, real)
+        mask = inputs["attention_mask"]
         known = inspect.signature(model.forward).parameters
-        if "position_ids" in known:  # of a padded row the first real token is at 0
+        # of a padded row the first real token is at 0; where pictures stand the model knows best
+        if "position_ids" in known and not prompt.pictures:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
         keep = {"logits_to_keep": longest + 1} if "logits_to_keep" in known else {}
         with torch.no_grad(), attach(model, *methods, prompt=prompt):
