@@ -23,7 +23,15 @@ PAGES = {
     "operator": ("The operator", ("foveate.engine",)),
     "models": (
         "Models, prompts, attaching",
-        ("foveate.load", "foveate.prompt", "foveate.attach", "foveate.inspection", "foveate.check"),
+        (
+            "foveate.load",
+            "foveate.prompt",
+            "foveate.grid",
+            "foveate.pictures",
+            "foveate.attach",
+            "foveate.inspection",
+            "foveate.check",
+        ),
     ),
     "results": ("Results and reports", ("foveate.results", "foveate.report")),
     "methods": ("Methods", ("foveate.methods",)),

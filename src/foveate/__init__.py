@@ -53,7 +53,7 @@ from .methods import (
     ZeroTuning,
 )
 from .patterns import SlidingWindow
-from .pictures.picture import Picture
+from .pictures import Picture
 from .policy import Policy
 from .prompt import Prompt
 from .results import Results

@@ -15,7 +15,7 @@ from ..attach import attach
 from ..errors import FoveateError
 from ..inspection import inspect
 from ..load import load
-from ..pictures.picture import Picture
+from ..pictures import Picture
 from ..report import Ablation, ReportData, ablate, build, tables, write
 from . import common
 from .common import err, out

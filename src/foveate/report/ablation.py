@@ -11,7 +11,7 @@ from torch import Tensor
 from ..attach import attach
 from ..errors import FoveateError
 from ..methods.emphasis import Emphasize
-from ..pictures.picture import Picture
+from ..pictures import Picture
 from ..prompt import Prompt, continued
 from ..tasks.answering import generate, text_of
 from .data import Ablation
