@@ -28,7 +28,6 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "all steps, 0.6 among the image, no background": {
         "until": 1.0, "on_image": 0.6, "background": False,
     },
-    "0.7 of the steps, 0.6 among the image": {"until": 0.7, "on_image": 0.6},
 }  # fmt: skip
 
 
