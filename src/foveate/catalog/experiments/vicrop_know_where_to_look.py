@@ -28,8 +28,8 @@ TUNED, REPORTED, BATCH, TOKENS = 96, 300, 32, 3
 GENERAL = "describe the picture."  # in the words that the model knows
 SIDES = (32, 48)
 CHOICES: list[tuple[Any, int | None]] = [
-    *(("rel_att", layers) for layers in (None, 1, 2, 3)),
-    *(("grad_att", layers) for layers in (None, 1, 2)),
+    *(("rel_att", layers) for layers in (None, 2)),
+    *(("grad_att", layers) for layers in (None, 1)),
     ("pure_grad", None),
 ]
 
