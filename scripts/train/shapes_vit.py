@@ -94,8 +94,22 @@ def main() -> None:
             right = (logits.argmax(-1) == labels).float().mean().detach()
             return {"loss": cross_entropy(logits, labels), "right": right}
 
-        minutes = options.minutes
-        done = fit(model, look, steps=options.steps, rate=1e-3, file=file, minutes=minutes)
+        seen = pictures(scenes(500, HELD_OUT, **WORLD))
+
+        def watch(step: int) -> None:
+            if step % 500 == 0:
+                with file.with_name("norms.jsonl").open("a", encoding="utf-8") as curve:
+                    print(json.dumps({"step": step} | norms(model, seen)), file=curve)
+
+        done = fit(
+            model,
+            look,
+            steps=options.steps,
+            rate=1e-3,
+            file=file,
+            minutes=options.minutes,
+            also=watch,
+        )
         print("done" if done else "stopped; run it again to resume", flush=True)
     if options.export:
         images = ViTImageProcessorPil(
@@ -104,6 +118,11 @@ def main() -> None:
         export(model, file, NAME, images, CARD, **{"pictures a step": options.batch})
     if options.evaluate:
         figures = measured(load("shapes-vit")[0])
+        curve = options.folder / "norms.jsonl"
+        figures["largest norm over median, by step of the training"] = {
+            str(line["step"]): line["largest over median"]
+            for line in map(json.loads, curve.read_text(encoding="utf-8").splitlines())
+        }
         note(NAME, CARD, held_out=figures)
         print(json.dumps(figures, indent=1), flush=True)
 
