@@ -154,3 +154,34 @@ def test_steps_of_a_region_of_the_picture() -> None:
             turned = [model(**given("unet", time=time)).sample for time in times]
     same = [torch.allclose(a, b) for a, b in zip(plain, turned, strict=True)]
     assert same == [True, False, True]
+
+
+def test_the_model_that_draws() -> None:
+    """Words and places of the shipped MM-DiT, in its pipeline, under guidance, at one step."""
+    pytest.importorskip("diffusers")
+    pipe, _ = fv.load("shapes-dit")
+    pipe.set_progress_bar_config(disable=True)
+    text = "a red circle and a blue square"
+    prompt = fv.Prompt(pipe.tokenizer, text).mark("red", "red circle")
+    left = {"left": fv.Grid(8, 8, width=32, height=32).mask((0, 0, 16, 32))}
+    seen = fv.Measure(fv.mass("red"), fv.mass("left"), fv.mass("text"), stack="joint")
+
+    def draw(*methods: Any) -> tuple[Any, Any]:
+        with fv.attach(pipe, *methods, seen, prompt=prompt, regions=left) as run:
+            drawn = pipe(
+                text, num_inference_steps=2, guidance_scale=4.0, output_type="np",
+                generator=torch.Generator().manual_seed(0),
+            ).images  # fmt: skip
+        return torch.from_numpy(drawn), run
+
+    plain, run = draw()
+    length = run.results["mass:text"].prefill.shape[-1] - 64
+    assert run.results["mass:red"].prefill.shape == (4, 2, 4, 64 + length)
+    for region in ("red", "left"):  # the first half of the batch is the negative prompt's
+        mass = run.results[f"mass:{region}"].prefill
+        assert not mass[:, 0].any() and (mass[:, 1] > 0).all()
+    assert run.results["mass:text"].prefill.amin() > 0
+    turned, _ = draw(fv.Emphasize("red", 5.0, stack="joint", steps=[1]))
+    assert not torch.equal(turned, plain)
+    never, _ = draw(fv.Emphasize("red", 5.0, stack="joint", steps=[7]))
+    assert torch.equal(never, plain)
