@@ -175,7 +175,7 @@ def boxes(looks: Sequence[Look], asked: Sequence[Case], right: Sequence[float]) 
         "of the thing inside": interval(off, on),
         "where the answer was wrong": {
             "items": len(wrong),
-            **interval([off[i] for i in wrong], [on[i] for i in wrong]),
+            **(interval([off[i] for i in wrong], [on[i] for i in wrong]) if wrong else {}),
         },
     }
 
