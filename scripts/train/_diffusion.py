@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from _common import arguments, fit
-from _drawing import PAIRS, SIDES, figures, montage, ship
+from _drawing import SIDES, figures, montage, ship
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -21,6 +21,7 @@ from foveate.models.pipelines import encoded
 from foveate.tasks.shapes import COLOURS, SHAPES, Scene, Thing, caption, render
 from foveate.tasks.shapes.drawing import DRAWN
 
+PAIRS = 0.4  # share of training scenes with two things
 DROPPED = 0.1  # share of captions that are left out, for guidance
 TOKENS = 12  # of a prompt, begin and end included
 
@@ -93,10 +94,12 @@ def scene(rng: random.Random, count: int) -> Scene:
             return Scene(tuple(things))
 
 
-def batch(step: int, size: int, seed: int = 0) -> tuple[Tensor, list[str], torch.Generator]:
+def batch(
+    step: int, size: int, pairs: float = PAIRS, seed: int = 0
+) -> tuple[Tensor, list[str], torch.Generator]:
     """Pictures ``[B, 3, 32, 32]`` of -1 to 1, their captions, and the step's source of noise."""
     rng = random.Random(seed * 1_000_003 + step)
-    drawn = [scene(rng, 2 if rng.random() < PAIRS else 1) for _ in range(size)]
+    drawn = [scene(rng, 2 if rng.random() < pairs else 1) for _ in range(size)]
     texts = ["" if rng.random() < DROPPED else caption(s, seed=rng.getrandbits(30)) for s in drawn]
     pixels = torch.from_numpy(np.stack([render(s) for s in drawn]))
     pictures = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1

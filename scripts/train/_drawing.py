@@ -18,7 +18,6 @@ from foveate.tasks.shapes import rate
 from foveate.tasks.shapes.drawing import DRAWN, drawn, judged, prompts
 
 SIDES = (10, 14)  # pixels: smallest and largest thing
-PAIRS = 0.4  # share of training scenes with two things
 NAMES = ("right", "all_there", "neglected", "leaked")
 
 
@@ -73,7 +72,7 @@ CARD = """# {name}
 | parameters | {parameters:,} (text encoder included), stored as float16 |
 | pictures | 32 × 32 pixels, plain background, things of {least} to {most} pixels |
 | knows | {kinds} |
-| trained on | {steps:,} batches of {batch} pictures, {pairs} of them with two things |
+| trained on | {steps:,} batches of {batch} pictures |
 | time | {minutes:.0f} minutes, one thread of a busy, shared CPU |
 
 `pipeline, _ = fv.load("{name}")`, then `pipeline("a red circle and a blue square",
@@ -121,7 +120,6 @@ def ship(trained: Any, pipeline: Any, name: str, about: str, folder: Path, size:
         kinds=f"{_listed(c for _, c in DRAWN)} × {_listed(s for s, _ in DRAWN)}",
         steps=told["steps"],
         batch=size,
-        pairs=f"{100 * PAIRS:.0f} %",
         minutes=told["seconds"] / 60,
         n=told["one"]["n"],
         rows="\n".join(rows),

@@ -87,7 +87,8 @@ def loss_of(trained: Trained, size: int, compiled: bool) -> Any:
 
 ABOUT = (
     "An MM-DiT of Stable Diffusion 3's class that draws one or two coloured shapes. It was "
-    "trained by flow matching with logit-normal times; its text encoder learned along."
+    "trained by flow matching with logit-normal times; its text encoder learned along. Two of "
+    "five pictures that it learned from have two things."
 )
 
 if __name__ == "__main__":
