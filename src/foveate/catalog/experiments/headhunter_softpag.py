@@ -21,7 +21,7 @@ from ...tasks.shapes.drawing import drawn, judged, prompts
 from ...tasks.shapes.scores import Binding
 from ._trial import Trial
 
-HUNTED, TUNING, REPORT, SOME = 20, 32, 128, 64
+HUNTED, TUNING, REPORT, PAIRS, SOME = 20, 32, 128, 64, 32
 STEPS, SCALE = 10, 3.0
 HEADS, ROUNDS = 2, 2
 STRENGTHS = (1.0, 0.5)
@@ -75,7 +75,7 @@ def run(progress: Callable[[str], None]) -> Trial:
     layer = max(layers, key=lambda n: layers[n])
 
     progress(f"{REPORT} pictures: scale {scale:g}, strength {strength:g}")
-    one, two = prompts(1, REPORT, seed=2), prompts(2, SOME, seed=2)
+    one, two = prompts(1, REPORT, seed=2), prompts(2, PAIRS, seed=2)
     base, method = scores(one), scores(one, hunt.method(**how))
     pairs = scores(two), scores(two, hunt.method(**how))
     progress("the curve over the scale")
@@ -99,7 +99,13 @@ def run(progress: Callable[[str], None]) -> Trial:
         better="higher",
         seeds=(1, 1000, 1500, 2, 2000),
         details={
-            "items": {"hunt": HUNTED, "tuning": TUNING, "report": REPORT, "curve": SOME},
+            "items": {
+                "hunt": HUNTED,
+                "tuning": TUNING,
+                "report": REPORT,
+                "pairs": PAIRS,
+                "curve": SOME,
+            },
             "heads hunted": [list(head) for head in hunt.heads],
             "F1 while hunting, by round": [round(value, 4) for value in hunt.curve],
             "F1 by scale and strength while tuning": {
