@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 import denoisers
 import foveate as fv
-from foveate.cli import app, story_draws, story_sees
+from foveate.cli import app, story_draws, story_hidden, story_sees
 from foveate.cli.story import Remedy, case
+from foveate.decoding import AvisC
 from foveate.methods.emphasis import Emphasize
 from foveate.methods.hide import Hide
 from foveate.tasks.shapes import Binding, Scene, Thing, asking, drawing, scenes
@@ -119,7 +120,7 @@ def test_the_look_is_that_of_the_token_it_stands_for(vlm: tuple[Any, Any]) -> No
 def test_patches_are_those_with_any_pixel() -> None:
     mask = np.zeros((32, 32), bool)
     mask[3, 4] = mask[4, 4] = True
-    assert np.flatnonzero(story_sees._patches([mask])).tolist() == [1, 9]
+    assert np.flatnonzero(story_hidden.patches([mask])).tolist() == [1, 9]
 
 
 def test_seeing_is_told_as_it_was_measured(vlm: tuple[Any, Any]) -> None:
@@ -134,6 +135,18 @@ def test_seeing_is_told_as_it_was_measured(vlm: tuple[Any, Any]) -> None:
     assert made_up.before == tuple(float(story_sees._made_up(*one)) for one in zip(shown, plain))
     assert sum(left_out.after) > sum(left_out.before)
     assert story.after.looks[0].share == 0.0  # the method was on while it was looked
+
+
+def test_a_decoder_is_told_too(vlm: tuple[Any, Any]) -> None:
+    """AvisC without a weight is plain decoding, whatever the patches that it finds."""
+    shown = scenes(6, seed=8, objects=(1, 3))
+    told = story_sees.sees(*vlm, Remedy("no weight", decoder=AvisC(alpha=0.0)), shown, 0, "tiny")
+    assert told.before.said == told.after.said
+    assert all(count.before == count.after for count in told.counts)
+    look, blind = told.after.looks
+    assert (look.weights == told.before.looks[0].weights).all() and 0 < blind.share < look.share
+    kept = blind.weights > 0
+    assert (blind.weights[kept] == look.weights[kept]).all() and 0 < kept.sum() < 64
 
 
 # -- a model that draws ----------------------------------------------------------------------------

@@ -6,15 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Remedy", "case", "floats"]
+from ..report.vision import Count
+
+__all__ = ["Remedy", "case", "counted"]
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """What is attached in the second telling, and how to write it."""
+    """What is attached in the second telling or decodes it, and how to write it."""
 
     written: str
-    methods: tuple[Any, ...]
+    methods: tuple[Any, ...] = ()
+    decoder: Any = None
 
 
 def case(ranks: Sequence[int], kinds: Sequence[str]) -> tuple[int, str]:
@@ -29,6 +32,6 @@ def case(ranks: Sequence[int], kinds: Sequence[str]) -> tuple[int, str]:
     )
 
 
-def floats(hits: Iterable[Any]) -> tuple[float, ...]:
-    """1 and 0, as figures."""
-    return tuple(float(hit) for hit in hits)
+def counted(what: str, before: Iterable[Any], after: Iterable[Any], *, more: bool = True) -> Count:
+    """Cases that hit, without and with a method; ``more`` of them is better."""
+    return Count(what, tuple(map(float, before)), tuple(map(float, after)), more)

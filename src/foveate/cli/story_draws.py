@@ -13,11 +13,11 @@ from ..attach import attach
 from ..engine import measures as m
 from ..methods.hide import Hide
 from ..methods.measure import Measure
-from ..report.vision import Count, Look, Mark, Side, Story, Table
+from ..report.vision import Look, Mark, Side, Story, Table
 from ..tasks.shapes import check, drawing, mentions
 from ..tasks.shapes.captions import named
 from ..tasks.shapes.scores import Binding
-from .story import Remedy, case, floats
+from .story import Remedy, case, counted
 
 __all__ = ["draws"]
 
@@ -65,8 +65,8 @@ def draws(pipeline: Any, remedy: Remedy, asked: Sequence[str], seed: int, name: 
         after=_side("with the method", asked[at], turned[at], turned_looks[at]),
         hidden=_hidden_words(pipeline, asked, plain, seed),
         counts=(
-            Count("pictures with both things", *_hits(found, lambda one: one.right == 2)),
-            Count("pictures with both and nothing else", *_hits(found, lambda one: one.perfect)),
+            counted("pictures with both things", *([j.right == 2 for j in one] for one in found)),
+            counted("pictures with just these two", *([j.perfect for j in one] for one in found)),
         ),
     )
 
@@ -137,10 +137,6 @@ def _mended(before: Binding, after: Binding) -> int:
     if after.perfect:
         return 0 if before.right else 1
     return 2 if after.right == 2 else 3
-
-
-def _hits(found: Sequence[Sequence[Binding]], hit: Any) -> tuple[tuple[float, ...], ...]:
-    return tuple(floats(map(hit, side)) for side in found)
 
 
 def _hidden_words(pipeline: Any, asked: Sequence[str], plain: Sequence[Any], seed: int) -> Table:

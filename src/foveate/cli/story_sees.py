@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +12,27 @@ import torch
 
 from ..attach import attach
 from ..engine import measures as m
-from ..methods.hide import Hide
 from ..methods.measure import Measure
-from ..report.vision import Count, Look, Side, Story, Table
-from ..tasks.shapes import asking, caption, check, mentions, partner, render
+from ..prompt import Prompt
+from ..report.vision import Look, Side, Story
+from ..tasks.shapes import (
+    absent,
+    answered,
+    asking,
+    caption,
+    mentions,
+    partner,
+    questions,
+    render,
+)
 from ..tasks.shapes.captions import NUMBERS, named
 from ..tasks.shapes.scene import Kind, Scene
-from .story import Remedy, case, floats
+from .story import Remedy, case, counted
+from .story_hidden import GRID, LONGEST, hidden_patches
 
 __all__ = ["sees"]
 
-_GRID = 8  # patches a side
-_LONGEST = 40  # tokens of a caption
+_BATCH = 64
 
 
 def sees(
@@ -45,7 +53,7 @@ def sees(
     """
     texts = [asking.DESCRIBE] * len(shown)
     plain = asking.replies(model, processor, shown, texts)
-    turned = asking.replies(model, processor, shown, texts, remedy.methods)
+    turned = _replies(model, processor, shown, texts, remedy)
     at, chosen = case(
         [_mended(*one) for one in zip(shown, plain, turned, strict=True)],
         (
@@ -58,16 +66,20 @@ def sees(
     )
     scene = shown[at]
     before = _told(model, processor, scene, ())
-    after = _told(model, processor, scene, remedy.methods)
+    after = _turned(model, processor, scene, remedy, before)
     parting = _parting(before.ids, after.ids)
     words = [
         processor.decode(one.ids[parting : parting + 1], skip_special_tokens=True).strip()
         for one in (before, after)
     ]
-    asked = [
-        asking.pope(model, processor, shown, methods, seed=seed).right
-        for methods in ((), remedy.methods)
-    ]
+    asked = [_asked(model, processor, shown, seed, one) for one in (Remedy(""), remedy)]
+
+    def made_up(said: Sequence[str]) -> list[bool]:
+        return [_made_up(*one) for one in zip(shown, said, strict=True)]
+
+    def left_out(said: Sequence[str]) -> list[bool]:
+        return [_left_out(*one) for one in zip(shown, said, strict=True)]
+
     return Story(
         title="A picture is described",
         model=name,
@@ -78,15 +90,11 @@ def sees(
         "the first word in which the two captions part.",
         before=_seen("as it is", scene, before, parting, words[0]),
         after=_seen("with the method", scene, after, parting, words[1]),
-        hidden=_hidden_patches(model, processor, shown, plain, seed),
+        hidden=hidden_patches(model, processor, shown, plain, seed),
         counts=(
-            Count(
-                "captions that make something up", *_share(_made_up, shown, plain, turned), False
-            ),
-            Count(
-                "captions that leave a thing out", *_share(_left_out, shown, plain, turned), False
-            ),
-            Count("answers to “is there …?” that are right", *map(floats, asked)),
+            counted("captions that make something up", *map(made_up, (plain, turned)), more=False),
+            counted("captions that leave a thing out", *map(left_out, (plain, turned)), more=False),
+            counted("answers to “is there …?” that are right", *asked),
         ),
     )
 
@@ -96,6 +104,41 @@ class _Told:
     text: str
     ids: list[int]
     looks: list[np.ndarray]  # by generated token: attention on the patches [rows, columns]
+    blind: np.ndarray | None = None  # of AvisC: the patches that count less
+
+
+def _replies(
+    model: Any, processor: Any, shown: Sequence[Scene], texts: Sequence[str], remedy: Remedy
+) -> list[str]:
+    """What is said to one text about each scene under a remedy."""
+    if remedy.decoder is None:
+        return asking.replies(model, processor, shown, texts, remedy.methods)
+    said: list[str] = []
+    for start in range(0, len(shown), _BATCH):
+        part = slice(start, start + _BATCH)
+        prompt = Prompt(processor, list(map(_chat, shown[part], texts[part])))
+        said += remedy.decoder.generate(model, processor, prompt, LONGEST)
+    return said
+
+
+def _chat(scene: Scene, text: str) -> list[dict[str, Any]]:
+    picture = {"type": "image", "image": render(scene)}
+    return [{"role": "user", "content": [picture, {"type": "text", "text": text}]}]
+
+
+def _asked(
+    model: Any, processor: Any, shown: Sequence[Scene], seed: int, remedy: Remedy
+) -> list[bool]:
+    """Whether each answer is right, of things that are there and of missing partners."""
+    pairs = [
+        (scene, one)
+        for i, scene in enumerate(shown)
+        if absent(scene, "adversarial")
+        for one in questions(scene, seed + i, sorts=["existence"], negatives="adversarial")
+    ]
+    texts = [one.text for _, one in pairs]
+    said = _replies(model, processor, [scene for scene, _ in pairs], texts, remedy)
+    return [answered(one, reply) for (_, one), reply in zip(pairs, said, strict=True)]
 
 
 def _told(model: Any, processor: Any, scene: Scene, methods: Sequence[Any]) -> _Told:
@@ -104,15 +147,33 @@ def _told(model: Any, processor: Any, scene: Scene, methods: Sequence[Any]) -> _
     image = inputs["input_ids"] == model.config.image_token_id
     measure = Measure(m.rows([-1]))
     with torch.no_grad(), attach(model, *methods, measure, regions={"image": image}) as run:
-        out = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
+        out = model.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)
     ids = out[0, image.shape[1] :].tolist()
     at = image[0].nonzero().flatten()
     rows = run.results["rows"]
     each = [rows.prefill[:, 0, :, -1]]  # [L, H, S]
     if rows.decode.numel():
         each += list(rows.decode[:, 0].unbind(2))
-    looks = [one[..., at].mean((0, 1)).reshape(_GRID, _GRID).numpy() for one in each]
+    looks = [one[..., at].mean((0, 1)).reshape(GRID, GRID).numpy() for one in each]
     return _Told(processor.decode(ids, skip_special_tokens=True), ids, looks)
+
+
+def _turned(model: Any, processor: Any, scene: Scene, remedy: Remedy, before: _Told) -> _Told:
+    """The caption under a remedy.
+
+    A decoder lets the model look as it does: up to where the captions part, and there too, the
+    looks are the same. What it counts against them is marked, where it tells.
+    """
+    if remedy.decoder is None:
+        return _told(model, processor, scene, remedy.methods)
+    prompt = Prompt(processor, [_chat(scene, asking.DESCRIBE)])
+    ids = remedy.decoder.decode(model, prompt, LONGEST).ids[0].tolist()
+    blind = None
+    if hasattr(remedy.decoder, "blind"):
+        found = remedy.decoder.blind(model, prompt)[prompt.regions["image"]]
+        blind = found.reshape(GRID, GRID).cpu().numpy()
+    text = processor.decode(ids, skip_special_tokens=True)
+    return _Told(text, ids, before.looks[: _parting(before.ids, ids) + 1], blind)
 
 
 def _seen(label: str, scene: Scene, told: _Told, at: int, word: str) -> Side:
@@ -122,8 +183,11 @@ def _seen(label: str, scene: Scene, told: _Told, at: int, word: str) -> Side:
         (f"{named(kind, n)}: left out", False) for kind, n in there.items() if kind not in said
     ]
     title = f"where it looked for “{word}”" if word else "where it looked as it stopped"
-    looks = (Look(title, told.looks[at], float(told.looks[at].sum())),)
-    return Side(label, render(scene), f"“{told.text}”", tuple(verdict), looks)
+    looks = [Look(title, told.looks[at], float(told.looks[at].sum()))]
+    if told.blind is not None:
+        held = told.looks[at] * told.blind
+        looks.append(Look("of it, on the patches told to count less", held, float(held.sum())))
+    return Side(label, render(scene), f"“{told.text}”", tuple(verdict), tuple(looks))
 
 
 def _judged(kind: Kind, said: int, there: Counter[Kind]) -> str:
@@ -157,57 +221,6 @@ def _left_out(scene: Scene, text: str) -> bool:
     return bool(scene.kinds - set(mentions(text)))
 
 
-def _hidden_patches(
-    model: Any, processor: Any, shown: Sequence[Scene], plain: Sequence[str], seed: int
-) -> Table:
-    """Is a thing still named when the patches on which it stands are hidden?"""
-    rng = random.Random(seed)
-    kept = [(scene, kind) for scene, text in zip(shown, plain, strict=True)
-            for kind in sorted(set(mentions(text)) & scene.kinds)[:1]]  # fmt: skip
-    if not kept:
-        return Table(("hidden", "named"), (("nothing was named", "–"),))
-    scenes = [scene for scene, _ in kept]
-    own, others = [], []
-    for scene, kind in kept:
-        there = check(render(scene))
-        own.append(_patches([one.mask for one in there if one.kind == kind]))
-        free = np.flatnonzero(~_patches([one.mask for one in there])).tolist()
-        others.append(np.zeros_like(own[-1]))
-        others[-1][rng.sample(free, min(int(own[-1].sum()), len(free)))] = True
-    rows = [("nothing", f"{len(kept)} of {len(kept)}")]
-    for what, patches in (("the patches on which it stands", own), ("as many empty ones", others)):
-        told = _blind(model, processor, scenes, np.stack(patches))
-        still = sum(kind in mentions(text) for (_, kind), text in zip(kept, told, strict=True))
-        rows.append((what, f"{still} of {len(kept)}"))
-    return Table(("hidden from attention", "the thing is still named"), tuple(rows))
-
-
-def _patches(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """bool [patches]: those that hold any pixel of the masks."""
-    size = masks[0].shape[0] // _GRID
-    whole = np.logical_or.reduce(masks)
-    return whole.reshape(_GRID, size, _GRID, size).any((1, 3)).reshape(-1)
-
-
-def _blind(model: Any, processor: Any, shown: Sequence[Scene], patches: np.ndarray) -> list[str]:
-    """Captions while patches, bool [scenes, patches], are hidden in the decoder."""
-    inputs = asking.inputs_of(processor, shown, [asking.DESCRIBE] * len(shown))
-    image = inputs["input_ids"] == model.config.image_token_id
-    away = torch.zeros_like(image)
-    away[image] = torch.from_numpy(patches).reshape(-1)
-    with torch.no_grad(), attach(model, Hide("away"), regions={"away": away}):
-        out = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
-    return processor.batch_decode(out[:, image.shape[1] :], skip_special_tokens=True)
-
-
 def _parting(one: Sequence[int], other: Sequence[int]) -> int:
     """The first generated token in which two answers differ; 0 where none does."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
-
-
-def _share(
-    judged: Callable[[Scene, str], bool],
-    shown: Sequence[Scene],
-    *replies: Sequence[str],
-) -> tuple[tuple[float, ...], ...]:
-    return tuple(floats(map(judged, shown, said)) for said in replies)
