@@ -25,8 +25,9 @@ TUNING, REPORT = 40, 128
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "the paper's": {},
     "all steps, 0.6 among the image": {"until": 1.0, "on_image": 0.6},
-    "all steps, 0.6 among the image, no background": {
-        "until": 1.0, "on_image": 0.6, "background": False,
+    "all steps, 1 among the image": {"until": 1.0, "on_image": 1.0},
+    "all steps, 0.6 among the image, background": {
+        "until": 1.0, "on_image": 0.6, "background": True,
     },
 }  # fmt: skip
 

@@ -59,7 +59,7 @@ class DenseDiffusion(Method):
         Share of the steps in which it acts; 0.3 in the authors' code.
     background : bool
         Whether patches in no segment and words in no phrase are a segment of their own, as in the
-        authors' layouts, which cover the picture. Else such patches are left alone.
+        authors' layouts, which cover the picture. Default: such patches are left alone.
     layers, heads, stack, steps
         Default stack: all of the denoiser's. ``steps=`` replaces ``until``.
 
@@ -106,7 +106,7 @@ class DenseDiffusion(Method):
         on_text: float = 1.0,
         on_image: float = 0.3,
         until: float = 0.3,
-        background: bool = True,
+        background: bool = False,
         layers: Any = None,
         heads: Any = None,
         stack: Any = None,
@@ -264,8 +264,11 @@ class DenseDiffusion(Method):
         if bool((words.sum(-1) > 1).any()):
             raise FoveateError(f"{self!r}: a word is in two segments' phrases; mark each once.")
         if self.background:
-            text = call.views.get("text", torch.ones_like(call.views[name])).expand_as(found[0])
-            words = torch.cat([words, text[..., None] - words.sum(-1, keepdim=True)], -1)
+            text = torch.ones(call.shapes.Sk, device=words.device)
+            if "text" in call.views:
+                text = call.views["text"].to(words.dtype)
+            rest = text.expand_as(words[..., 0]) - words.sum(-1)
+            words = torch.cat([words, rest[..., None]], -1)
         return words
 
     def _given(self) -> list[str]:
