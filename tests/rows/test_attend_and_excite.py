@@ -29,7 +29,7 @@ def noise() -> torch.Generator:
 
 
 def check(make: Make) -> None:
-    """Latents after ten steps under guidance: two pictures, one with thresholds, one without."""
+    """Latents of two pictures after five steps under guidance, without thresholds and with one."""
     from diffusers import StableDiffusionAttendAndExcitePipeline
 
     pipe = stable_diffusion()
@@ -42,15 +42,15 @@ def check(make: Make) -> None:
     prompt.mark("subjects", "circle").mark("subjects", "square")
     places = [prompt.positions("subjects", item) for item in range(2)]
     kind: dict[str, Any] = {"guidance_scale": 3.0, "output_type": "latent"}
-    for thresholds in ({}, {0: 0.2, 2: 0.3}):
+    for thresholds in ({}, {0: 0.1}):
         want = peer(
-            TEXTS, places, num_inference_steps=10, generator=noise(), attn_res=(8, 8),
-            max_iter_to_alter=4, scale_factor=3, thresholds=thresholds, **kind,
+            TEXTS, places, num_inference_steps=5, generator=noise(), attn_res=(8, 8),
+            max_iter_to_alter=2, scale_factor=3, thresholds=thresholds, **kind,
         ).images  # fmt: skip
-        shares = {step / 10: value for step, value in thresholds.items()}
+        shares = {step / 5: value for step, value in thresholds.items()}
         method = make("subjects", step_size=3.0, until=0.4, thresholds=shares)
         with fv.attach(pipe, method, prompt=prompt):
-            got = pipe(TEXTS, num_inference_steps=10, generator=noise(), **kind).images
+            got = pipe(TEXTS, num_inference_steps=5, generator=noise(), **kind).images
         assert torch.allclose(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
 
 
@@ -95,8 +95,8 @@ def written_out(maps: Tensor, subjects: Tensor) -> list[float]:
     return losses
 
 
-@given(st.integers(0, 2**31), st.integers(2, 5), st.integers(2, 5), st.integers(4, 7))
-@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 4), st.integers(2, 4), st.integers(4, 6))
+@settings(max_examples=6, deadline=None)
 def test_the_loss_is_the_formula(seed: int, rows: int, columns: int, tokens: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(2, rows, columns, tokens, generator=generator).double() / 20
