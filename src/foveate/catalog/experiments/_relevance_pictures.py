@@ -33,7 +33,8 @@ def on_pictures(
     areas: dict[str, list[float]] = {name: [] for name in rankings}
     mass["chance"], areas["chance"] = [], []
     asked = 0
-    for scene in scenes(4 * items, seed, objects=(2, 3), size=32, repeats=0.0):
+    drawn = scenes(4 * items, seed, objects=(2, 3), size=32)
+    for scene in (one for one in drawn if len(one.kinds) == len(one.things)):
         if len(areas["chance"]) == items:
             break
         for question in questions(scene, seed, sorts=["colour"]):

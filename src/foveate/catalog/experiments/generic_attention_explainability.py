@@ -30,6 +30,8 @@ RANKINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def run(progress: Callable[[str], None]) -> Trial:
     """Deletion areas of relevance against raw attention, rollout and chance."""
+    ways = RANKINGS | {"attention (mean of layers)": ("attention", {"layers": range(4)})}
+    pictures = on_pictures(PICTURES, 41, ways, progress)
     model, tokenizer = load("smollm2")
     areas: dict[str, list[float]] = {name: [] for name in (*RANKINGS, "chance")}
     shares: dict[str, list[float]] = {name: [] for name in areas}
@@ -54,8 +56,6 @@ def run(progress: Callable[[str], None]) -> Trial:
                 areas["chance"].append(curves.random_deletion_auc)
                 shares["chance"].append(float(evidence.sum() / user.sum()))
         progress(f"{n + 1} of {ITEMS} items")
-    ways = RANKINGS | {"attention (mean of layers)": ("attention", {"layers": range(4)})}
-    pictures = on_pictures(PICTURES, 41, ways, progress)
     relevance = areas["relevance"]
     raw = "raw attention (last layer)"
     return Trial(
