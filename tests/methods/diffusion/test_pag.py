@@ -77,6 +77,23 @@ def test_attachments_around_and_inside_record_their_own_forwards_alone(pipe: Any
         assert torch.equal(run.results["mass:image"].prefill, one.results["mass:image"].prefill)
 
 
+@pytest.mark.parametrize("tokens", ["all", "image"])
+def test_a_batch_is_its_prompts_one_by_one(pipe: Any, tokens: str) -> None:
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    method = fv.PAG(3.0, 0.6, tokens=tokens, heads=[(0, 1), (1, 2)], stack="joint")
+
+    def some(rows: slice) -> Tensor:
+        told = {name: value[rows] for name, value in embeds().items()}
+        with fv.attach(pipe, method):
+            return pipe(
+                **told, latents=latents[rows], num_inference_steps=2, guidance_scale=4.0,
+                height=16, width=16, output_type="latent",
+            ).images  # fmt: skip
+
+    alone = torch.cat([some(slice(0, 1)), some(slice(1, 2))])
+    assert torch.allclose(some(slice(0, 2)), alone, atol=1e-4)
+
+
 @torch.no_grad()
 def test_a_forward_that_failed_leaves_nothing_to_the_next() -> None:
     model, told = denoiser("sd3", dual_attention_layers=()), given("sd3")

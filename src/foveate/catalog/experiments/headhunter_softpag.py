@@ -21,11 +21,11 @@ from ...tasks.shapes.drawing import drawn, judged, prompts
 from ...tasks.shapes.scores import Binding
 from ._trial import Trial
 
-HUNTED, TUNING, REPORT, PAIRS, SOME = 20, 32, 128, 64, 32
-STEPS, SCALE = 10, 3.0
+HUNTED, TUNING, REPORT, PAIRS, SOME = 16, 32, 128, 32, 32
+STEPS, SCALE = 8, 3.0
 HEADS, ROUNDS = 2, 2
 STRENGTHS = (1.0, 0.5)
-SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def quality(told: Binding) -> float:
