@@ -14,7 +14,7 @@ import foveate as fv
 import pictured
 from foveate.errors import FoveateError
 from foveate.report import ablate, build, tables, write
-from pictured import NAMES, noise, processor
+from pictured import noise, processor
 
 pytest.importorskip("PIL")
 
@@ -26,7 +26,7 @@ def asked(name: str, batch: int = 1) -> fv.Prompt:
     return fv.Prompt(processor(name), chats).mark_box("box", (0, 0, 32, 32))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["llava", "idefics3"])  # as it is, and in tiles
 def test_each_patch_has_its_tokens_share(name: str) -> None:
     prompt = asked(name, batch=2)
     run = fv.inspect(pictured.model(name), prompt)
@@ -96,7 +96,7 @@ def test_hiding_is_what_masking_does() -> None:
         assert picture.change == pytest.approx(likely(hidden) - likely(every), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["qwen2_vl", "gemma3"])  # these say of each token what it is
 def test_every_family_can_be_asked(name: str) -> None:
     found = ablate(pictured.model(name), asked(name), ["box"], max_new_tokens=2)
     assert len(found) == 2 and found[1].change is not None
