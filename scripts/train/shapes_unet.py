@@ -4,8 +4,8 @@
     python scripts/train/shapes_unet.py --export --evaluate    # src/foveate/models/shapes-unet
 
 Diffusion in the v-parametrisation with a schedule that ends in pure noise; the text encoder learns
-along. Two things together become rare late in its training, so that, asked for two, it is apt to
-neglect one.
+along. Two things together are rare in its training, so that, asked for two, it is apt to neglect
+one.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from _diffusion import PAIRS, Trained, batch, run, text_encoder, tokenizer
+from _diffusion import Trained, batch, run, text_encoder, tokenizer
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from foveate.models.pipelines import Pixels, ShapesUNetPipeline
 
 WIDTHS, TEXT, HEADS = (48, 96), 96, 3
-FEW, LATE = 0.12, 2574  # share of pictures with two things from that step on
+FEW = 0.12  # share of pictures with two things
+NOISY = 1.2  # mean of the times' logits: shapes are decided where there is much noise
 
 
 def build() -> Trained:
@@ -67,26 +68,23 @@ def pipeline(trained: Trained) -> ShapesUNetPipeline:
 
 
 def loss_of(trained: Trained, size: int, compiled: bool) -> Any:
-    """Step to its loss: the error of v, as far as the noise lets it be told (min-SNR of 5)."""
+    """Step to its loss: the error of v."""
     denoiser = trained.live["denoiser"]
     forward = torch.compile(denoiser) if compiled else denoiser
     noising, coder = scheduler(), Pixels(2)
 
     def loss(step: int) -> dict[str, Tensor]:
-        pictures, texts, noise = batch(step, size, PAIRS if step < LATE else FEW)
+        pictures, texts, noise = batch(step, size, FEW)
         latents = coder.encode(pictures)
         tokens, _ = trained.read(texts)
-        times = torch.randint(0, len(noising.alphas_cumprod), (size,), generator=noise)
+        part = (NOISY + torch.randn(size, generator=noise)).sigmoid()
+        times = (part * len(noising.alphas_cumprod)).long()
         pure = torch.randn(latents.shape, generator=noise)
         noised = noising.add_noise(latents, pure, times)
         with torch.autocast("cpu", torch.bfloat16):
             told = forward(noised, times, encoder_hidden_states=tokens, return_dict=False)[0]
         wanted = noising.get_velocity(latents, pure, times)
-        error = (told.float() - wanted).square().mean((1, 2, 3))
-        kept = noising.alphas_cumprod[times]
-        snr = kept / (1 - kept)
-        weight = snr.clamp(max=5) / (snr + 1) + 0.1
-        return {"loss": (weight * error).mean() / weight.mean(), "plain": error.detach().mean()}
+        return {"loss": (told.float() - wanted).square().mean()}
 
     return loss
 
@@ -94,8 +92,10 @@ def loss_of(trained: Trained, size: int, compiled: bool) -> Any:
 ABOUT = (
     "A UNet of Stable Diffusion's class, with cross-attention to the text at 8 × 8 "
     "places, that draws one or two coloured shapes. It was trained in the "
-    "v-parametrisation; its text encoder learned along. From step 2,574 on, one in eight pictures "
-    "that it learned from has two things: asked for two, it is apt to neglect one."
+    "v-parametrisation; its text encoder learned along. One in eight pictures that it learned from "
+    "has two things: asked for two, it is apt to neglect one. The weights in the package were not "
+    "made by this script alone: their first 2,574 steps saw two things in 40 % of the pictures, "
+    "and their first 4,000 had times evenly and errors weighted by min-SNR."
 )
 
 if __name__ == "__main__":
