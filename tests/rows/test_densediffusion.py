@@ -39,7 +39,6 @@ class Probe(Method):
     def __init__(self) -> None:
         super().__init__(stack="all")
         self.seen: list[tuple[str, tuple[Tensor, ...], Tensor]] = []
-        self._given: Any = None
 
     def inputs(self, q: Tensor, k: Tensor, v: Tensor, site: Any, call: Any) -> Any:
         self._kept = q, k, v

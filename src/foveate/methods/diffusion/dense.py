@@ -141,9 +141,13 @@ class DenseDiffusion(Method):
                 f"{self!r} acts in the first {self.until:.0%} of the steps, and only a pipeline "
                 "tells how many there are: attach it to the pipeline, or give steps=."
             )
+        within: str | None = None  # a denoiser may be built of others
         for name, module in model.named_modules():
             inside = f"{name}." if name else ""
+            if within is not None and name.startswith(within):
+                continue
             if denoises(module) and any(site.name.startswith(inside) for site in sites):
+                within = inside
                 yield module, "pre", self._note
 
     def _note(self, module: nn.Module, args: Any, kwargs: Any) -> None:
