@@ -30,6 +30,7 @@ PLAIN = [
     fv.ACT(alpha=3.0, beta=0.5, share_first=True, layers=[0, 1]),
     fv.ACT(threshold=0.1, heads={0: [1], 1: [0, 2]}),
     fv.ZeroTuning(1.7, heads=[2]),
+    fv.PAG(2.0, 0.5, tokens="image", heads=[(0, 1), (3, 0)], stack="joint", steps=[0, 1]),
     fv.Hide("passages", queries="question"),
     fv.Hide("passages"),
     fv.Ablate({0: [1, 2]}),
