@@ -14,6 +14,7 @@ from ..engine.program import Program
 from ..errors import FoveateError
 from ..methods._method import Method
 from ..methods.vision.vhr import divergence, last_real
+from ._model import ModelId
 from .scores import HeadScores
 
 __all__ = ["VHD", "head_outputs", "vhd"]
@@ -80,7 +81,9 @@ def vhd(model: nn.Module, inputs: Any, bare: Any, *, stack: str | None = None) -
             "were wanted both times."
         )
     values = torch.stack([divergence(seen[layer], unseen[layer]) for layer in seen]).cpu()
-    return VHD(values, HeadScores("vhd", values.mean(1), model, stack=stack or "decoder"))
+    return VHD(
+        values, HeadScores("vhd", values.mean(1), ModelId.of(model), stack=stack or "decoder")
+    )
 
 
 @torch.no_grad()

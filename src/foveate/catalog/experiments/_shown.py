@@ -104,8 +104,9 @@ def tuned(
 
     ``variants`` are options of ``replies`` by name; ``"unedited"`` is added and never chosen.
     """
-    curve = {}
-    for name, options in ({"unedited": {}} | variants).items():
+    curve: dict[str, float] = {}
+    every: dict[str, dict[str, Any]] = {"unedited": {}, **variants}
+    for name, options in every.items():
         progress(f"{len(held)} captions while choosing: {name}")
         said = replies(model, processor, held, [DESCRIBE] * len(held), **options)
         curve[name] = round(sum(made_up(said, held)) / len(held), 4)
