@@ -238,7 +238,7 @@ class Prompt:
     def _found(self, processor: Any, prepared: Prepared) -> list[_Shown]:
         """Where the pictures' tokens stand."""
         ids = token_ids(processor)
-        found = []
+        found: list[_Shown] = []
         for number, item in enumerate(self._items):
             first = self._slice(number).start
             for a, b in prepared.spans[number]:

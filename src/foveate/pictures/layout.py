@@ -63,7 +63,7 @@ def grid_of(
     """
     family = type(processor).__name__
     width, height = size
-    common = {"width": width, "height": height, "item": item}
+    common: dict[str, Any] = {"width": width, "height": height, "item": item}
     tiled = _tiles(text, places, starts)
     if tiled is not None:
         rows, columns, at, whole = tiled
@@ -75,7 +75,7 @@ def grid_of(
         frames, rows, columns = outputs["image_grid_thw"][number].tolist()
         if frames == 1 and (rows // merge) * (columns // merge) == len(places):
             return Grid(rows // merge, columns // merge, at=tuple(places), **common)
-    values = outputs.get("pixel_values")
+    values: Any = outputs.get("pixel_values")
     if getattr(values, "ndim", 0) == 4:
         high, wide = values.shape[-2:]
         own = getattr(processor, "patch_size", None)

@@ -60,7 +60,7 @@ def ablate(
         )
     for name in regions:
         prompt.positions(name)  # refuses what is not there
-    if "input_ids" not in prompt.inputs:
+    if isinstance(prompt, Picture):
         return _classes(model, prompt, regions, progress)
     with torch.no_grad():
         own = generate(model, prompt, max_new_tokens)
