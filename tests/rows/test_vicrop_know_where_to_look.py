@@ -56,13 +56,12 @@ def prompt(asked: list[list[dict[str, Any]]]) -> fv.Prompt:
     return fv.Prompt(pictured.processor("llava"), asked, padding_side="left")
 
 
-def eager(chat: list[dict[str, Any]]) -> tuple[Any, dict[str, Tensor], slice]:
-    """The model writing its matrices out, one item's inputs, and its image tokens."""
+@cache
+def eager() -> Any:
+    """The model writing its matrices out."""
     written = copy.deepcopy(model())
     written.set_attn_implementation("eager")
-    one = prompt([chat])
-    places = one.positions("image")
-    return written, one.inputs, slice(places[0], places[-1] + 1)
+    return written
 
 
 def by_hand(
@@ -71,9 +70,10 @@ def by_hand(
     """One item's map ``[4, 4]``."""
     found = []
     for asked in (chat, general):
-        written, inputs, places = eager(asked)
+        one = prompt([asked])
+        inputs, places = one.inputs, one.regions["image"][0]
         pixels = inputs["pixel_values"].clone().requires_grad_()
-        out = written(**{**inputs, "pixel_values": pixels}, output_attentions=True)
+        out = eager()(**{**inputs, "pixel_values": pixels}, output_attentions=True)
         attentions = [out.attentions[layer] for layer in layers]
         if maps == "rel_att":
             seen = torch.stack(attentions)[:, 0, :, -1, places].mean((0, 1))
@@ -156,13 +156,13 @@ def check(make: Callable[..., Any]) -> None:
         [{"role": "user", "content": [chat[0]["content"][0], {"type": "text", "text": GENERAL}]}]
         for chat in asked
     ]
-    for maps, layers in (("rel_att", None), ("rel_att", 1), ("grad_att", 0), ("pure_grad", None)):
+    for maps, layers in (("rel_att", None), ("grad_att", 1), ("pure_grad", None)):
         looks = make(maps, GENERAL, layers).look(model(), pictured.processor("llava"), asked)
         for chat, other, look in zip(asked, general, looks, strict=True):
             chosen = [0, 1] if layers is None else [layers]
             wanted = by_hand(chat, other, maps, chosen)
             assert look.map.shape == (4, 4), maps
-            assert torch.allclose(look.map.double(), wanted, rtol=1e-4, atol=1e-9), maps
+            assert torch.allclose(look.map.double(), wanted.double(), rtol=1e-4, atol=1e-9), maps
             assert look.box == windows(wanted, (60, 40), 16), maps
             x0, y0, x1, y1 = look.box
             shown = chat[0]["content"][0]["image"][y0:y1, x0:x1]
@@ -239,7 +239,7 @@ def test_a_planted_box_is_found() -> None:
     st.integers(4, 60),
     st.integers(0, 2**16),
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_the_box_is_that_of_all_windows_tried(
     shape: tuple[int, int], size: tuple[int, int], side: int, seed: int
 ) -> None:

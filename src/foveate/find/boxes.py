@@ -65,8 +65,8 @@ def best_box(
         )
     if not bool(weights.isfinite().all()):
         raise FoveateError("The map has entries that are no finite numbers; no box is the best.")
-    pixels = (*_pair(size), side, *ratios)
-    if len(pixels) < 4 or not all(_positive(n) for n in pixels):
+    pair = isinstance(size, Sequence) and len(size) == 2
+    if not pair or not ratios or not all(_positive(n) for n in (*size, side, *ratios)):
         raise FoveateError(
             f"best_box got size={size!r}, side={side!r}, ratios={ratios!r}; numbers above 0 were "
             "wanted."
@@ -135,10 +135,6 @@ def _inside(centre: int, length: float, whole: float) -> tuple[int, int]:
     half = max(length // 2, 1)
     middle = min(max(centre, half), whole - half)
     return int(max(0, middle - half)), int(min(whole, middle + half))
-
-
-def _pair(size: Any) -> tuple[Any, ...]:
-    return tuple(size) if isinstance(size, Sequence) and len(size) == 2 else ()
 
 
 def _positive(n: Any) -> bool:
