@@ -49,17 +49,17 @@ def test_patches_of_a_classifier_are_deleted() -> None:
     model, given = seeing("vit"), shown("vit")
     found = attribute(model, given)
     curves = faithfulness(model, given, found, fractions=(0, 0.5, 1), random=2)
-    logits = model(**given).logits[0]
+    logits = model(**given).logits[0].detach()
     assert curves.deletion[0] == pytest.approx(float(logits.softmax(-1)[found.target]), rel=1e-4)
     assert curves.deletion[1] != curves.deletion[0]
 
 
 def test_what_is_refused() -> None:
     model, given = seeing("llava"), shown("llava")
+    embeds = model.get_input_embeddings()(given["input_ids"]).detach()
+    bare = {"inputs_embeds": embeds, "pixel_values": given["pixel_values"]}
     with pytest.raises(fv.FoveateError, match="Which tokens"):
-        embeds = model.get_input_embeddings()(torch.tensor([[5, 9, 7]]))
-        attribute(model, {"inputs_embeds": embeds, "pixel_values": given["pixel_values"]},
-                  stack="vision")  # fmt: skip
+        attribute(model, bare, stack="vision")
     image = torch.tensor([[True, True, False], [True, False, False]])
     with pytest.raises(fv.FoveateError, match="explain the others one by one"):
         through(torch.ones(2, 3), image, [], 1)
