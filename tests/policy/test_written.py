@@ -52,12 +52,15 @@ PLAIN = [
         phase=None,
         found={"tokens": 128, "holds": True, "plan": None, "tuning": [{"n": 3}]},
     ),
+    fv.VAR((3, 17), p=0.3, rho=0.8, tau=1.5, layers=[0, 1]),
+    fv.VAR([5]),
 ]
 TENSORS = [
     fv.Shift("q", {0: torch.randn(4, 8), 1: torch.randn(4, 8)}, 0.5, queries="question"),
     fv.Shift("out", torch.randn(4, 8), heads=[1], layers=[0]),
     fv.FocusDirections({1: torch.randn(4, 8)}, 2.0, heads={1: [0, 3]}),
     fv.Ablate([1], torch.randn(4, 8)),
+    fv.VHR({1: torch.randn(2, 4, 8)}, 1.5, outliers=False, layers=[1]),
 ]
 
 
