@@ -35,18 +35,20 @@ def given() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 def test_planted_sinks_are_found() -> None:
     inputs_, picture = given()
-    found = find_visual_sinks(planted(), inputs_, regions={"image": picture}, count=1)
-    assert found.dims == (5,) and found.tau == default_tau(32)
+    regions = {"image": picture}
+    assert find_visual_sinks(planted(), inputs_, regions=regions).tau == default_tau(32)
+    found = find_visual_sinks(planted(), inputs_, regions=regions, count=1, tau=4.5)
+    assert found.dims == (5,) and found.tau == 4.5
     for layer in found.sinks:  # one patch a picture; the token outside it is none
         assert layer.nonzero().tolist() == [[0, 4], [1, 6]]
-    assert found.values.shape == (LAYERS, 2, LENGTH) and bool((found.values[:, 1, 1] > 3).all())
+    assert found.values.shape == (LAYERS, 2, LENGTH) and bool((found.values[:, 1, 1] > 4.5).all())
     assert "dims=(5,)" in repr(found)
 
 
 def test_the_share_is_that_of_the_attention_to_the_picture() -> None:
     inputs_, picture = given()
     model = planted()
-    found = find_visual_sinks(model, inputs_, regions={"image": picture[0]}, dims=(5,), tau=2.0)
+    found = find_visual_sinks(model, inputs_, regions={"image": picture[0]}, dims=(5,), tau=4.5)
     eager = build("llama", "eager")
     eager.load_state_dict(model.state_dict())
     last = maps("llama", inputs_, eager)["decoder"][..., -1, :]
