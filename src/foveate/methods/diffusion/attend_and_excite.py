@@ -121,7 +121,8 @@ class AttendAndExcite(Method):
     ) -> None:
         super().__init__(layers=layers, heads=heads, stack=stack)
         self.scope = Denoisers(**vars(self.scope))
-        names = (subjects,) if isinstance(subjects, str) else tuple(subjects)
+        several = isinstance(subjects, Sequence) and not isinstance(subjects, str)
+        names = tuple(subjects) if several else (subjects,)
         if not names or not all(isinstance(name, str) and name for name in names):
             raise FoveateError(
                 f"AttendAndExcite takes the names of regions of the prompt; {subjects!r} was "
