@@ -25,7 +25,7 @@ ORDER = (
     ("_implements", "errors"),
     ("engine", "statistics", "display"),
     ("patterns",),
-    ("adapters", "prompt", "load", "models", "attach", "results"),
+    ("adapters", "grid", "pictures", "prompt", "load", "models", "attach", "results"),
     ("methods", "cache", "decoding", "find", "layers", "tasks"),
     ("inspection", "check", "evaluate", "policy", "advise", "catalog", "report"),
     ("cli", "ui", "__main__"),
