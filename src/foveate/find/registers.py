@@ -144,8 +144,10 @@ def register_neurons(
     seen = _look(model, inputs, stack, lead, neurons=True)
     depth = len(seen.norms)
     for name, layer in (("at", at), ("highest", highest)):
+        if layer is None and name == "highest":
+            continue
         whole = isinstance(layer, int) and not isinstance(layer, bool)
-        if not (layer is None and name == "highest") and not (whole and -depth <= layer < depth):
+        if not (whole and layer is not None and -depth <= layer < depth):
             raise FoveateError(f"{name}={layer!r} was given; the tower has layers 0–{depth - 1}.")
     if threshold is not None and not threshold > 0:
         raise FoveateError(f"threshold={threshold!r} was given; a norm is above 0.")
