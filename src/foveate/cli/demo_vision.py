@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ..decoding import AvisC
+from ..decoding import AgainstHidden
 from ..load import load
 from ..methods.diffusion import AttendAndExcite
 from ..report import tables
@@ -25,8 +25,10 @@ _SCENES = 4  # to a prompt: a caption takes a small part of a picture's time
 
 
 def _seeing() -> Remedy:
-    """AvisC; of the authors' weights the one that did best on other scenes."""
-    return Remedy("fv.decoding.AvisC(alpha=1.0)", decoder=AvisC(alpha=1.0))
+    """Against the model that sees no picture: did best on other scenes."""
+    return Remedy(
+        'fv.decoding.AgainstHidden("image", alpha=1.0)', decoder=AgainstHidden("image", alpha=1.0)
+    )
 
 
 def _drawing() -> Remedy:

@@ -1,5 +1,6 @@
 """Distributions combined from several views of one model."""
 
+from .against import AgainstHidden
 from .avisc import AvisC
 from .dagcd import DAGCD
 from .decore import DeCoRe
@@ -9,6 +10,7 @@ from .utilization import UtilizationProbe
 from .views import Decoded, Sampling, Step, View, ViewDecoder
 
 __all__ = [
+    "AgainstHidden",
     "AvisC",
     "ChunkedPrefill",
     "DAGCD",
