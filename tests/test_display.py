@@ -18,7 +18,8 @@ from foveate.find._model import ModelId
 from foveate.find.scores import HeadScores
 from foveate.methods import Measure
 from foveate.methods._scope import Scope
-from foveate.prompt import Prompt, _stretches
+from foveate.prompt import Prompt
+from foveate.prompt.page import stretches
 from foveate.results import Results
 
 EVIL = "<script>alert(1)</script>\"'&<b>"
@@ -178,7 +179,7 @@ def test_every_token_is_in_one_stretch(length: int, marks: list[int]) -> None:
     for mark in marks:
         if mark < length:
             marked[mark] = True
-    parts = list(_stretches(marked, 0, length))
+    parts = list(stretches(marked, 0, length))
     assert [i for a, b, _ in parts for i in range(a, b)] == list(range(length))
     assert not any(marked[i] for a, b, hidden in parts if hidden for i in range(a, b))
     assert all(b - a > 80 for a, b, hidden in parts if hidden)

@@ -317,7 +317,7 @@ def test_roles_on_any_chat(turns):
 
 
 def _inside(text: str, token: tuple[int, int], spans: list[tuple[int, int]]) -> bool:
-    """The rule of prompt.py, written out."""
+    """The rule of the package, written out."""
     characters = [c for c in range(*token) if not text[c].isspace()] or list(range(*token))
     return any(a <= c < b for c in characters for a, b in spans)
 

@@ -107,7 +107,7 @@ def sentence_masks(
 
 def _own_spans(prompt: Prompt, text: str) -> list[tuple[int, int]]:
     # the prompt itself knows its messages' characters; its regions hold tokens only
-    said = prompt._items[0].roles.get("assistant") or [(0, len(text))]
+    said = prompt._rows.items[0].roles.get("assistant") or [(0, len(text))]
     return [span for a, b in said for span in sentence_spans(text, a, b)]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..cli.common import make_prompt
 from ..errors import FoveateError
-from ..prompt import Prompt, _nearest
+from ..prompt import Prompt
+from ..prompt.text import nearest
 
 __all__ = ["CHAT", "PLAIN", "chat", "marks", "number", "read"]
 
@@ -122,7 +123,7 @@ def _missing(piece: str, texts: Sequence[str]) -> str:
         return SequenceMatcher(None, near.lower(), piece[:300].lower(), autojunk=False).ratio()
 
     sentence = f"The piece {_short(piece)!r} does not stand in the prompt"
-    around = max((_nearest(text, piece) for text in texts), key=likeness)
+    around = max((nearest(text, piece) for text in texts), key=likeness)
     words = [word.span() for word in re.finditer(r"\S+", around)][:60]
     near = max(
         (around[a:b] for i, (a, _) in enumerate(words) for _, b in words[i:]),
