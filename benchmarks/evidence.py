@@ -27,9 +27,12 @@ controls and seeds are in `src/foveate/catalog/evidence/SLUG.json`. This page is
 # What an experiment calls its items, and under which use it counts those it reports.
 ITEMS = (
     *("items", "prompts", "texts", "replies", "sentences", "needles", "paragraphs", "documents"),
-    *("signals", "images", "passkeys asked", "kept"),
+    *("signals", "images", "passkeys asked", "kept", "pictures", "layouts", "scenes"),
 )
-USES = ("report", "loss", "held out", "test, each seed")
+USES = (
+    *("report", "reported, of each size", "described"),
+    *("loss", "held out", "test, each seed"),
+)
 
 
 def reported(found: Evidence) -> int:
