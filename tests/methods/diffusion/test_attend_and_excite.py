@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import foveate as fv
 from denoisers import denoiser, stable_diffusion, stable_diffusion_3
+from foveate.attach.frame import apart
 from foveate.methods.diffusion._latents import Latents, grid_of
 from foveate.methods.diffusion.attend_and_excite import neglect
 
@@ -76,6 +78,95 @@ def test_what_was_moved_is_added_to_the_next_step_only() -> None:
     latents.move(torch.ones(1, 3))
     with pytest.raises(fv.FoveateError, match="another form"):
         step(latents.scheduler.step, None, 0, sample)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("DDIMScheduler", {}),
+        ("DPMSolverMultistepScheduler", {}),
+        ("DPMSolverSinglestepScheduler", {}),
+        ("EulerDiscreteScheduler", {}),
+        ("FlowMatchHeunDiscreteScheduler", {}),
+        ("HeunDiscreteScheduler", {}),
+        ("KDPM2DiscreteScheduler", {}),
+        ("PNDMScheduler", {}),
+        ("PNDMScheduler", {"skip_prk_steps": True}),
+    ],
+)
+def test_a_scheduler_begins_where_the_latents_are_or_says_not(
+    name: str, options: dict[str, Any]
+) -> None:
+    """As seen from outside: of the same prediction, does a move count?"""
+    import diffusers
+
+    scheduler = getattr(diffusers, name)(**options)
+    scheduler.set_timesteps(6)
+    latents, x = Latents(scheduler), torch.randn(1, 4, 4, 4, generator=noise())
+    if name.startswith("DPM"):  # of the same noise a moved sample makes another picture
+        scheduler.register_to_config(prediction_type="sample")
+    for time in scheduler.timesteps[:-1]:
+        begins, other = latents.begins, deepcopy(scheduler)
+        out = torch.randn(1, 4, 4, 4, generator=noise())
+        if hasattr(scheduler, "scale_model_input"):
+            for one in (scheduler, other):
+                one.scale_model_input(x, time)
+        there = other.step(out, time, x + 1, return_dict=False)[0]
+        x = scheduler.step(out, time, x, return_dict=False)[0]
+        assert begins == (not torch.allclose(there, x, atol=1e-4)) or float(time) > 990
+
+
+def test_a_corrector_does_not_take_a_move_back() -> None:
+    from diffusers import UniPCMultistepScheduler
+
+    found = []
+    for left_out in ([], [1]):
+        scheduler = UniPCMultistepScheduler(disable_corrector=left_out)
+        scheduler.set_timesteps(6)
+        latents, x = Latents(scheduler), torch.ones(1, 4, 4, 4)
+        step = next(one for _, name, one in latents.instead() if name == "step")
+        for i, time in enumerate(scheduler.timesteps[:3]):
+            if i == 2:
+                latents.move(torch.ones_like(x))
+            x = step(scheduler.step, torch.full_like(x, i), time, x, return_dict=False)[0]
+        found.append(x)
+    assert torch.allclose(*found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("HeunDiscreteScheduler", {}), ("PNDMScheduler", {"skip_prk_steps": True})],
+)
+def test_every_move_counts_where_a_scheduler_looks_twice(
+    name: str, options: dict[str, Any]
+) -> None:
+    import diffusers
+
+    pipe = stable_diffusion()
+    pipe.scheduler = getattr(diffusers, name)(**options)
+    method = fv.AttendAndExcite("s", step_size=1.0, until=1.0, thresholds={})
+    moves: list[bool] = []
+
+    def spy(module: Any, args: Any, kwargs: Any) -> None:
+        if method._latents is not None and not apart():
+            moves.append(method._latents.moved is not None and method._latents.begins)
+
+    with fv.attach(pipe, method, prompt=asked(pipe)):
+        handle = pipe.unet.register_forward_pre_hook(spy, with_kwargs=True)
+        pipe(TEXT, num_inference_steps=4, generator=noise(), output_type="latent")
+    handle.remove()
+    assert sum(moves) == len(method.losses) == 4
+
+
+@torch.no_grad()
+def test_pictures_of_another_size_in_one_block() -> None:
+    pipe = stable_diffusion()
+    method = fv.AttendAndExcite("s", step_size=1.0, thresholds={})
+    with fv.attach(pipe, method, prompt=asked(pipe)):
+        for side in (16, 32):
+            pipe(TEXT, height=side, width=side, num_inference_steps=2, output_type="latent")
+            assert sorted(method.losses) == [0]
 
 
 def test_grids() -> None:

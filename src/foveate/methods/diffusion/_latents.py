@@ -17,7 +17,9 @@ class Latents:
     """Lets a method move the latents that a pipeline denoises, though the pipeline holds them.
 
     The method adds to what the denoiser is given; the scheduler's next step then begins where that
-    led to. What a scheduler scales for the denoiser (Euler's) is scaled back.
+    led to. What a scheduler scales for the denoiser (Euler's) is scaled back. Between its own steps
+    a scheduler may go back to latents it kept: see :attr:`begins`; a corrector that would (UniPC's)
+    is left out of the steps behind a move.
 
     Parameters
     ----------
@@ -36,9 +38,31 @@ class Latents:
         """By how much the latents were moved since the last step; None where they were not."""
         return self._moved
 
+    @property
+    def begins(self) -> bool:
+        """Whether the scheduler's next step begins where the latents are.
+
+        Solvers that look twice (Heun, KDPM2, PNDM, single-step DPM) begin their second look at what
+        they kept of the first; to move the latents there would be lost.
+        """
+        scheduler = self.scheduler
+        if not getattr(scheduler, "state_in_first_order", True):
+            return False
+        if hasattr(scheduler, "prk_timesteps"):  # PNDM: four looks a step at first, or two at once
+            warm = len(scheduler.prk_timesteps)
+            if scheduler.counter < warm:
+                return bool(scheduler.counter % 4 == 0)
+            return bool(warm) or scheduler.counter != 1
+        orders = getattr(scheduler, "order_list", None)
+        return not orders or orders[scheduler.step_index or 0] == 1
+
     def move(self, by: Tensor) -> None:
         """Move them, in their own scale."""
         self._moved = by
+
+    def forget(self) -> None:
+        """Leave them; an interrupted step may have left a move behind."""
+        self._moved = None
 
     def instead(self) -> Iterator[tuple[Any, str, Any]]:
         """What stands in for the scheduler's methods (see :mod:`foveate.methods`)."""
@@ -48,9 +72,9 @@ class Latents:
 
     def _scaled(self, own: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         scaled: Tensor = own(sample, *args, **kwargs)
-        length = float(sample.double().norm())
+        length = float(sample.float().norm())  # MPS has no doubles
         same = scaled is sample or not length
-        self.scale = 1.0 if same else float(scaled.double().norm()) / length
+        self.scale = 1.0 if same else float(scaled.float().norm()) / length
         return scaled
 
     def _step(
@@ -65,6 +89,8 @@ class Latents:
                     "steps than its denoiser is given."
                 )
             sample = sample + moved.to(sample.dtype)
+            if getattr(self.scheduler, "last_sample", None) is not None:
+                self.scheduler.last_sample = None
         return own(model_output, timestep, sample, *args, **kwargs)
 
 

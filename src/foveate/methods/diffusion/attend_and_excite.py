@@ -212,12 +212,17 @@ class AttendAndExcite(Method):
         rows, latents = len(told[name]), self._latents
         step, schedule = moment.step, latents.scheduler.timesteps
         last, of = self._begun or (-1, None)
-        if (step != last or schedule is not of) and not moment.negative and not moment.partial:
+        if schedule is not of:
+            last, self._tokens = -1, self.resolution
+            latents.forget()
+        main = not moment.negative and not moment.partial
+        if step != last and main and latents.begins:
             self._begun = step, schedule
             two = moment.parts == 2
             mine = {key: _half(key, v, rows) for key, v in told.items()} if two else told
             steps = len(dict.fromkeys(schedule.tolist()))  # some visit a time twice
-            new = self._excited(module, mine, name, step, steps)
+            since = range(last + 1 if last < step else step, step + 1)
+            new = self._excited(module, mine, name, since, steps)
             if new is not None:
                 latents.move((new - mine[name]) / latents.scale)
         moved = latents.moved
@@ -227,12 +232,16 @@ class AttendAndExcite(Method):
         return (), told | {name: told[name] + by.to(told[name].dtype)}
 
     def _excited(
-        self, module: nn.Module, told: dict[str, Any], name: str, step: int, steps: int
+        self, module: nn.Module, told: dict[str, Any], name: str, since: range, steps: int
     ) -> Tensor | None:
-        """The latents, as the denoiser has them, behind the updates of one step."""
-        if step == 0:
+        """The latents, as the denoiser has them, behind the updates of one step.
+
+        ``since`` the one behind the last update: in those between the latents cannot be moved.
+        """
+        step = since[-1]
+        if not since[0]:
             self.losses = {}
-        least = [v for at, v in self.thresholds.items() if round(at * steps) == step]
+        least = [v for at, v in self.thresholds.items() if round(at * steps) in since]
         if not self.step_size or (step >= self.until * steps and not least):
             return None
         assert self._latents is not None
