@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import FoveateError
 from ..methods.hide import Hide
-from .rules import contrast, plausible
+from .rules import against, checked_plausibility
 from .views import Step, View, ViewDecoder
 
 __all__ = ["AgainstHidden"]
@@ -65,15 +65,10 @@ class AgainstHidden(ViewDecoder):
         number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
         if not number or not 0 <= self.alpha < math.inf:
             raise FoveateError(f"alpha={self.alpha!r} was given; a number from 0 was wanted.")
-        if self.plausibility is not None and not 0 < self.plausibility <= 1:
-            raise FoveateError(
-                f"plausibility={self.plausibility!r} was given; 0 < plausibility <= 1 was wanted."
-            )
+        checked_plausibility(self.plausibility)
         self.views = (View(), View(Hide(self.region)))
         self.combine = self._combine
         super().__post_init__()
 
     def _combine(self, step: Step) -> Tensor:
-        seen, hidden = step.log_probs
-        scores = contrast(seen, hidden, self.alpha)
-        return scores if self.plausibility is None else plausible(scores, seen, self.plausibility)
+        return against(step.log_probs, self.alpha, self.plausibility)

@@ -21,7 +21,7 @@ from ..methods.measure import Measure
 from ..methods.residual import block_of
 from ..prompt import Prompt
 from ._stream import Stream
-from .rules import contrast, plausible
+from .rules import against, checked_plausibility
 from .views import Step, View, ViewDecoder
 
 __all__ = ["AvisC", "blind_tokens"]
@@ -154,18 +154,13 @@ class AvisC(ViewDecoder):
             if not number or not math.isfinite(value) or not least <= value <= most:
                 wanted = {"alpha": "from 0", "gamma": "from 0 to 1", "lamb": "of deviations"}[name]
                 raise FoveateError(f"{name}={value!r} was given; a number {wanted} was wanted.")
-        if self.plausibility is not None and not 0 < self.plausibility <= 1:
-            raise FoveateError(
-                f"plausibility={self.plausibility!r} was given; 0 < plausibility <= 1 was wanted."
-            )
+        checked_plausibility(self.plausibility)
         self.views = (View(), View())
         self.combine = self._combine
         super().__post_init__()
 
     def _combine(self, step: Step) -> Tensor:
-        whole, blind = step.log_probs
-        scores = contrast(whole, blind, self.alpha)
-        return scores if self.plausibility is None else plausible(scores, whole, self.plausibility)
+        return against(step.log_probs, self.alpha, self.plausibility)
 
     def blind(self, model: Any, prompt: Prompt) -> Tensor:
         """The blind tokens of a prompt, bool ``[B, S]``."""

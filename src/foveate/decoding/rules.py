@@ -6,13 +6,14 @@ All take and give log-probabilities ``[B, V]``; what they give is defined up to 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import FoveateError
 
-__all__ = ["contrast", "entropy", "plausible"]
+__all__ = ["against", "checked_plausibility", "contrast", "entropy", "plausible"]
 
 
 def entropy(log_probs: Tensor, *, normalised: bool = False) -> Tensor:
@@ -48,3 +49,16 @@ def plausible(scores: Tensor, base: Tensor, beta: float) -> Tensor:
         raise FoveateError(f"beta={beta!r} was given; 0 < beta <= 1 was wanted.")
     least = base.max(-1, keepdim=True).values + math.log(beta)
     return scores.masked_fill(base < least, -math.inf)
+
+
+def against(log_probs: Sequence[Tensor], alpha: float, plausibility: float | None) -> Tensor:
+    """What the first of two views says and the second does not, among what is plausible to it."""
+    first, second = log_probs
+    scores = contrast(first, second, alpha)
+    return scores if plausibility is None else plausible(scores, first, plausibility)
+
+
+def checked_plausibility(share: float | None) -> None:
+    """Refuse a share of the best token's probability that is none."""
+    if share is not None and not 0 < share <= 1:
+        raise FoveateError(f"plausibility={share!r} was given; 0 < plausibility <= 1 was wanted.")
