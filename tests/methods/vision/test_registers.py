@@ -11,6 +11,7 @@ import foveate as fv
 from families import build
 from foveate.find.registers import patch_norms, register_neurons
 from seeing import seeing, shown
+from timm_alone import imported
 
 PIXELS = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -74,6 +75,41 @@ def test_a_decoder_that_sees_gets_the_patches_it_expects() -> None:
             found = model(**given).logits
         assert found.shape == base.shape and (found - base).abs().max() > 1e-6
         torch.testing.assert_close(model(**given).logits, base)
+
+
+def test_a_backbone_that_reads_between_its_blocks_gets_the_patches_alone() -> None:
+    import transformers as tf
+
+    torch.manual_seed(0)
+    config = tf.Dinov2Config(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=8, patch_size=4,
+        out_features=["stem", "stage1", "stage3"],
+    )  # fmt: skip
+    model = tf.Dinov2Backbone(config).eval()
+    method = fv.TestTimeRegisters({0: [3]}, registers=2)
+    with torch.no_grad():
+        for _ in range(2):  # the library's own hooks are there from the first forward on
+            with fv.attach(model, method):
+                found = model(PIXELS).feature_maps
+            base = model(PIXELS).feature_maps
+            assert [one.shape for one in found] == [one.shape for one in base]
+        with fv.attach(model, method):  # the last map is the tower's output, laid out as a picture
+            last = model.layernorm(model.encoder(model.embeddings(PIXELS)).last_hidden_state)
+    torch.testing.assert_close(found[0], base[0])
+    torch.testing.assert_close(found[-1].flatten(2).mT, last[:, 1:])
+
+
+def test_layers_that_are_read_one_by_one() -> None:
+    with imported() as timm:
+        torch.manual_seed(0)
+        model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, embed_dim=24).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad(), fv.attach(model, fv.TestTimeRegisters({0: [3]})):
+        whole = model.forward_features(pixels)
+        last, between = model.forward_intermediates(pixels, indices=[0, 2], output_fmt="NLC")
+    assert [one.shape for one in between] == [(2, 4, 24)] * 2
+    torch.testing.assert_close(last, whole)
+    torch.testing.assert_close(model.norm(between[1]), whole[:, 1:])
 
 
 def test_pairs_of_one_call_are_those_of_every_picture_alone() -> None:

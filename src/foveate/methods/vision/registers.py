@@ -1,6 +1,5 @@
 """Test-time registers: a spare token takes the outliers and the attention they draw.
 
-
 Large vision transformers make a few patches their notepad: tokens of ten times the usual norm, in
 uniform places, which everybody attends to. Few neurons do it. What these would write on the
 patches is written on a token that is no patch.
@@ -18,6 +17,7 @@ from ..._implements import implements
 from ...adapters.sites import Site
 from ...errors import FoveateError
 from .._method import Method
+from ..residual import entering
 from .tower import Tower
 
 __all__ = ["TestTimeRegisters"]
@@ -30,8 +30,9 @@ class TestTimeRegisters(Method):
     For each neuron ``n`` (a hidden unit of a block's MLP, behind its activation) with values
     ``a_t`` at the tokens ``t``: ``a_register = a_t*``, ``t* = argmax_t |a_t|`` over all tokens;
     ``a_patch = 0`` at every patch; [CLS] keeps its own. The tokens start at zero, behind the
-    patches, without a position; they are taken off again behind the last block, so that what
-    follows (the final norm, pooling, a projector, a classifier) has the tokens it expects.
+    patches, without a position. They are in the blocks alone: taken off behind each and put back
+    before the next, so that what reads between or behind them (the states of layers, a projector, a
+    pyramid of features, a classifier) has the tokens it expects.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ class TestTimeRegisters(Method):
     def hooks(
         self, model: nn.Module, sites: Sequence[Site]
     ) -> Iterator[tuple[nn.Module, str, Any]]:
-        """The token comes behind the embeddings and goes behind the last block."""
+        """The token comes behind the embeddings and is in the blocks."""
         tower = Tower.of(model, sites, repr(self))
         tower.check_tokens(repr(self))
         lead = tower.lead() if self.lead is None else self.lead
@@ -121,8 +122,12 @@ class TestTimeRegisters(Method):
         yield tower.entry, "post", self._append
         for layer, chosen in self.neurons.items():
             yield tower.down(layer), "pre", _Shift(chosen, lead, self.registers)
-        yield tower.blocks[-1], "post", self._take_off
-        yield tower.owner, "post", self._take_off
+        for number, block in enumerate(tower.blocks):
+            if number:
+                yield block, "pre", self._put_back
+            yield block, "post", self._take_off
+        for module in tower.around:  # states kept by hooks that act before these
+            yield module, "post", self._shorten
 
     def _append(self, module: Any, args: Any, kwargs: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor) or output.dim() != 3:
@@ -134,7 +139,18 @@ class TestTimeRegisters(Method):
         empty = output.new_zeros(len(output), self.registers, output.shape[2])
         return torch.cat([output, empty], 1)
 
+    def _put_back(self, module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        hidden = torch.cat([entering(args, kwargs), self._held], 1)
+        return (
+            ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+        )
+
     def _take_off(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        hidden = output if isinstance(output, Tensor) else output[0]
+        self._held = hidden[:, self._length :]
+        return self._shorten(module, args, kwargs, output)
+
+    def _shorten(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
         return _shortened(output, self._length, self._length + self.registers)
 
     def _given(self) -> list[str]:

@@ -32,6 +32,8 @@ class Tower:
     blocks : sequence of torch.nn.Module
     attention : sequence of torch.nn.Module
         That of each block.
+    around : sequence of torch.nn.Module
+        What holds the blocks, from the inside out; the owner is the last.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Tower:
     entry: nn.Module
     blocks: Sequence[nn.Module]
     attention: Sequence[nn.Module]
+    around: Sequence[nn.Module]
 
     @classmethod
     def of(cls, model: nn.Module, sites: Sequence[Site], who: str) -> Tower:
@@ -67,14 +70,17 @@ class Tower:
                 "several towers, name one with stack=."
             )
         parts = lists.pop().split(".")
+        around = []
         while parts:
             parts.pop()
             name = ".".join(parts)
             owner = model.get_submodule(name)
+            around.append(owner)
             for child in ENTRIES:
                 entry = getattr(owner, child, None)
                 if isinstance(entry, nn.Module):
-                    return cls(name, owner, entry, blocks, [site.module for site in sites])
+                    own = [site.module for site in sites]
+                    return cls(name, owner, entry, blocks, own, around)
         raise FoveateError(
             f"{who} found no module {' or '.join(map(repr, ENTRIES))} around {sites[0].name}, so "
             "nothing says where the tokens come in: towers of transformers and timm have one."
