@@ -15,7 +15,7 @@ import foveate as fv
 from denoisers import IMAGE, TEXT, denoiser
 from denoisers import given as inputs
 from foveate.methods._method import Method
-from foveate.methods.diffusion.dense import _terms
+from foveate.methods.diffusion._moved import terms_of
 
 Make = Callable[..., Any]
 # 8 × 8 pixels, in quarters that are whole patches of every grid here
@@ -135,12 +135,12 @@ def test_all_the_way_pairs_have_the_rows_maximum_and_others_its_minimum(seed: in
     every = torch.ones(6, dtype=torch.bool)
     much = torch.ones(1, 1, 5, dtype=torch.float64)
     s = 0.5 * q @ k.mT
-    terms = _terms(q, k, much, rows, every, keys, 0.5, None, True)
+    terms = terms_of(q, k, much, rows, every, keys, 0.5, None, True)
     new = s + sum(phi @ psi.mT for phi, psi in terms)
     pairs = (rows @ keys.mT).bool()[:, None].expand_as(s)
     high, low = s.amax(-1, keepdim=True), s.amin(-1, keepdim=True)
     assert torch.allclose(new, torch.where(pairs, high, low))
-    assert not list(_terms(q, k, 0 * much, rows, every, keys, 0.5, None, True))
+    assert not list(terms_of(q, k, 0 * much, rows, every, keys, 0.5, None, True))
 
 
 @torch.no_grad()

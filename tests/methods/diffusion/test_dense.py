@@ -20,7 +20,8 @@ def noise() -> torch.Generator:
 
 def asked(pipe: Any, texts: Any = TEXT) -> fv.Prompt:
     prompt = fv.Prompt(pipe.tokenizer, texts, padding_side="right")
-    return prompt.mark("circle", "circle").mark("square", "square")
+    prompt = prompt.mark("circle", "circle").mark("square", "square")
+    return prompt.mark("again", "circle")
 
 
 def drawn(pipe: Any, *methods: Any, texts: Any = TEXT, **options: Any) -> torch.Tensor:

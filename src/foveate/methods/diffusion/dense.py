@@ -8,25 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..._implements import implements
 from ...adapters.diffusers import denoises, given
 from ...adapters.sites import Site
 from ...engine.program import Program
-from ...engine.terms import hidden
 from ...errors import FoveateError
 from .._method import Method
 from ._latents import grid_of
+from ._moved import terms_of
 from ._scope import Denoisers
+from ._segments import mask_of, on_grid
 
 if TYPE_CHECKING:
     from ...attach import Call
 
 __all__ = ["DenseDiffusion"]
-
-TILE = 4_000_000  # pairs of queries and keys looked at together
-FINE = 256  # pixels a side in which boxes are drawn
 
 
 @implements("densediffusion", basis="paper")
@@ -120,7 +117,7 @@ class DenseDiffusion(Method):
                 "DenseDiffusion takes {region of the prompt: mask or box}; "
                 f"{segments!r:.80} was given."
             )
-        self.segments = {name: _mask(name, where) for name, where in segments.items()}
+        self.segments = {name: mask_of(name, where) for name, where in segments.items()}
         self.on_text, self.on_image = _weight("on_text", on_text), _weight("on_image", on_image)
         if not isinstance(until, int | float) or not 0 <= until <= 1:
             raise FoveateError(f"until={until!r} was given; a share of the steps, 0 to 1.")
@@ -215,27 +212,14 @@ class DenseDiffusion(Method):
         terms: list[tuple[Tensor, Tensor]] = []
         for weights, block, inside in blocks:
             a = weights * much
-            terms += _terms(q, k, a, rows, block, inside, scale, key_bias, several)
+            terms += terms_of(q, k, a, rows, block, inside, scale, key_bias, several)
         return program.evolve(score_terms=(*program.score_terms, *terms))
 
     def _masks(self, grid: tuple[int, int]) -> Tensor:
         """The segments on a grid of patches: float ``[N, patches, R]``, at most one a patch."""
-        found = self._drawn.get(grid)
-        if found is None:
-            shares = [
-                functional.interpolate(mask[:, None], grid, mode="area").flatten(1)
-                for mask in self.segments.values()
-            ]
-            n = max(map(len, shares))
-            share = torch.stack([one.expand(n, -1) for one in shares], -1)
-            # half of a patch is enough; what is smaller than that has its best patch
-            enough = share >= share.amax(1, keepdim=True).clamp(max=0.5)
-            best = functional.one_hot(share.argmax(-1), share.shape[-1])
-            found = (best.bool() & enough & (share > 0)).float()
-            if self.background:
-                found = torch.cat([found, 1 - found.sum(-1, keepdim=True)], -1)
-            self._drawn[grid] = found
-        return found
+        if grid not in self._drawn:
+            self._drawn[grid] = on_grid(list(self.segments.values()), grid, self.background)
+        return self._drawn[grid]
 
     def _mine(self, call: Call, layouts: int) -> Tensor:
         """Which layout each row of the batch follows, -1 for none."""
@@ -280,81 +264,8 @@ class DenseDiffusion(Method):
         return [f"{len(self.segments)} segments", *weights]
 
 
-def _terms(
-    q: Tensor, k: Tensor, much: Tensor, rows: Tensor, block: Tensor, segments: Tensor,
-    scale: float, key_bias: Tensor | None, several: bool,
-) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
-    """``-a s + a min + a (max - min) m`` on one block of keys, as columns of queries and keys."""
-    if not bool(much.any()):
-        return
-    low, high = _extremes(q, k[:, :, block], scale, _seen(key_bias, block, k.shape[2]))
-    kind = {"dtype": q.dtype, "device": q.device}
-    much = much.to(q)
-    inside = block.to(**kind)[None, None, :, None]
-    yield -much[..., None] * scale * q, k * inside
-    yield (
-        (much * (high - low))[..., None] * rows.to(**kind)[:, None],
-        segments.to(**kind)[:, None],
-    )
-    if several:  # else it is one number a row, which its softmax does not see
-        yield (much * low)[..., None], inside.expand(len(q), -1, -1, -1)
-
-
-def _seen(key_bias: Tensor | None, block: Tensor, keys: int) -> Tensor | None:
-    """Which keys of the block are visible: bool ``[B|1, Hq|1, 1, n]``."""
-    if key_bias is None:
-        return None
-    shape = (1,) * (3 - key_bias.dim()) + tuple(key_bias.shape)
-    return ~hidden(key_bias.reshape(shape).expand(-1, -1, keys)[..., block])[:, :, None]
-
-
-def _extremes(q: Tensor, k: Tensor, scale: float, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Lowest and highest score of each row, ``[B, Hq, Sq]``: a tile of rows at a time."""
-    low, high = [], []
-    size = max(1, TILE // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
-    for part in q.split(size, 2):
-        scores = scale * (part @ k.mT)
-        if seen is None:
-            low.append(scores.amin(-1))
-            high.append(scores.amax(-1))
-        else:
-            low.append(scores.masked_fill(~seen, math.inf).amin(-1))
-            high.append(scores.masked_fill(~seen, -math.inf).amax(-1))
-    return torch.cat(low, -1), torch.cat(high, -1)
-
-
 def _weight(name: str, given: Any) -> float:
     good = isinstance(given, int | float) and not isinstance(given, bool)
     if not good or not 0 <= given < math.inf:
         raise FoveateError(f"{name}={given!r} was given; a finite number, 0 or more, was wanted.")
     return float(given)
-
-
-def _mask(name: str, where: Any) -> Tensor:
-    """A segment as shares of pixels, float ``[N, H, W]``."""
-    box = isinstance(where, tuple | list) and len(where) == 4
-    if box and all(isinstance(side, int | float) for side in where):
-        x0, y0, x1, y1 = where
-        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-            raise FoveateError(
-                f"The box of {name!r} is {where}; (x0, y0, x1, y1) in shares of width and height, "
-                "0 to 1, was wanted."
-            )
-        at = (torch.arange(FINE) + 0.5) / FINE
-        mask = ((at >= y0) & (at < y1))[:, None] & ((at >= x0) & (at < x1))
-        mask = mask[None]
-    else:
-        try:
-            mask = torch.as_tensor(where)
-        except (TypeError, ValueError, RuntimeError):
-            mask = torch.empty(0)
-        mask = mask[None] if mask.dim() == 2 else mask
-    mask = mask.float()
-    if mask.dim() != 3 or not mask.numel() or not bool(((mask >= 0) & (mask <= 1)).all()):
-        raise FoveateError(
-            f"The segment of {name!r} was given as {type(where).__name__}; a mask [H, W] or "
-            "[N, H, W] of 0 to 1, or a box (x0, y0, x1, y1), was wanted."
-        )
-    if not bool(mask.flatten(1).any(1).all()):
-        raise FoveateError(f"The segment of {name!r} covers no pixel.")
-    return mask
