@@ -13,7 +13,7 @@ from torch import Tensor
 
 import foveate as fv
 from denoisers import stable_diffusion
-from foveate.methods.diffusion.attend_and_excite import neglect
+from foveate.methods.diffusion.neglect import neglect
 
 Make = Callable[..., Any]
 TEXTS = ["red circle and blue square", "blue circle and red square"]

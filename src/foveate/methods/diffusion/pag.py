@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._implements import implements
-from ...adapters.diffusers import denoises, given
+from ...adapters.diffusers import given
 from ...adapters.sites import Site
 from ...attach.denoising import prompt_alone
 from ...attach.frame import apart, aside
@@ -20,6 +20,7 @@ from ...engine.partial import Partial, merge
 from ...engine.program import Program
 from ...errors import FoveateError
 from .._method import Method
+from ._forward import denoiser_of, half, predicting, prediction_of
 
 if TYPE_CHECKING:
     from ...attach import Call
@@ -143,7 +144,7 @@ class PAG(Method):
     ) -> Iterator[tuple[nn.Module, str, Any]]:
         """One on every denoiser that has a site in scope."""
         for denoiser in {
-            id(found): found for found in (_denoiser(model, s) for s in sites)
+            id(found): found for found in (denoiser_of(model, s) for s in sites)
         }.values():
             for hook in denoiser._forward_hooks.values():
                 other = getattr(getattr(hook, "function", None), "__self__", None)
@@ -172,27 +173,27 @@ class PAG(Method):
                     else "the pipeline has perturbed attention of its own; use the plain one."
                 )
             )
-        strong = _prediction(output)
+        strong = prediction_of(output)
         if (
             moment.negative
         ):  # after the prompt's forward: with both pulled, the guidance is as it was
             step, pull = self._pull.get(id(module), (-1, strong))
-            return _with(output, strong + pull) if step == moment.step else None
+            return predicting(output, strong + pull) if step == moment.step else None
         parts = moment.parts or 1
         strong_alone = strong[len(strong) // parts * (parts - 1) :]  # the prompt's rows
         pull = self.scale * (strong_alone - self._weakly(module, args, kwargs, moment))
         self._pull[id(module)] = moment.step, pull
-        return _with(output, strong + pull.repeat(parts, *[1] * (pull.dim() - 1)))
+        return predicting(output, strong + pull.repeat(parts, *[1] * (pull.dim() - 1)))
 
     def _weakly(self, module: Any, args: Any, kwargs: Any, moment: Moment) -> Tensor:
         """What the weak forward predicts for the prompt's rows."""
         told = given(module, args, kwargs)
         if moment.parts == 2:
-            told = {name: _half(name, value, moment.batch) for name, value in told.items()}
+            told = {name: half(name, value, moment.batch) for name, value in told.items()}
         self._weak = True
         try:
             with aside(), prompt_alone() if moment.parts else nullcontext():
-                return _prediction(module(**told))
+                return prediction_of(module(**told))
         finally:
             self._weak, self._kept, self._program = False, None, None
 
@@ -263,54 +264,3 @@ def _number(given: Any) -> bool:
 def _grouped(t: Tensor, heads: int) -> Tensor:
     """Keys or values with one head for each query head."""
     return t if t.shape[1] == heads else t.repeat_interleave(heads // t.shape[1], 1)
-
-
-def _half(name: str, value: Any, rows: int | None) -> Any:
-    """The second half of what has a row for each of the batch; positions have none."""
-    if isinstance(value, Tensor):
-        whole = not value.dim() or len(value) != rows or "rotary" in name or name.endswith("_ids")
-        return value if whole else value[len(value) // 2 :]
-    if isinstance(value, Mapping):
-        return {key: _half("", one, rows) for key, one in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_half(name, one, rows) for one in value)
-    return value
-
-
-def _denoiser(model: nn.Module, site: Site) -> nn.Module:
-    """The denoiser that a site is in."""
-    parts = site.name.split(".")
-    for i in range(len(parts)):
-        module = model.get_submodule(".".join(parts[:i]))
-        if denoises(module):
-            if "ControlNet" in type(module).__name__:
-                raise FoveateError(
-                    f"PAG was given {site.name}; a ControlNet predicts nothing that could be "
-                    "guided: name stacks of the UNet or the transformer."
-                )
-            return module
-    raise FoveateError(f"{site.name} is in no denoiser that PAG could run once more.")
-
-
-def _prediction(output: Any) -> Tensor:
-    """The tensor in what a denoiser returns."""
-    found = output
-    if isinstance(output, Mapping) or hasattr(output, "sample"):
-        found = output["sample"]
-    elif isinstance(output, tuple) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
-        raise FoveateError(
-            f"PAG guides a denoiser that predicts one tensor; this one gave {type(found).__name__}."
-        )
-    return found
-
-
-def _with(output: Any, new: Tensor) -> Any:
-    """What a denoiser returned, with another prediction."""
-    if isinstance(output, Tensor):
-        return new
-    if isinstance(output, Mapping) or hasattr(output, "sample"):
-        output["sample"] = new
-        return output
-    return (new, *output[1:])
