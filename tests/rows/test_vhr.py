@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -272,6 +273,9 @@ def test_what_does_not_fit() -> None:
     with pytest.raises(fv.FoveateError, match="same items"):
         with fv.attach(model, VHR({n: t.repeat(2, 1, 1) for n, t in without.items()})):
             model(**given)
+    first = {n: t[:1] for n, t in without.items()}  # not to be taken for the second item's too
+    with pytest.raises(fv.FoveateError, match=r"1 item\(s\) .* has 2"):
+        fv.attach(model, VHR(first), prompt=SimpleNamespace(batch_size=2, regions={}))
     with pytest.raises(fv.FoveateError, match="same prompts"):
         fv.find.vhd(model, given, {k: v[:1] for k, v in bare.items()})
     with pytest.raises(fv.FoveateError, match="1 to 4 heads"):

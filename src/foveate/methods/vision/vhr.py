@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,9 @@ class VHR(Method):
     Parameters
     ----------
     without : mapping of int to Tensor
-        Layer -> head outputs ``[B, Hq, Dv]`` at the last token of the prompt without the picture.
+        Layer -> head outputs ``[B, Hq, Dv]`` at the last token of the prompt without the picture,
+        of the same items in the same order; attached without ``prompt=``, rows that divide the
+        batch are taken for its beams.
     factor : float
         At least 0; 2 in the paper. 1 changes nothing, below 1 weakens.
     outliers : bool
@@ -115,6 +117,16 @@ class VHR(Method):
             self.scope = _SecondAndLast(**vars(self.scope))
         self.selected: dict[str, Tensor] = {}
         self._real: Tensor | None = None
+
+    def stands_for(self, model: Any, prompt: Any, regions: Any) -> Sequence[Any]:
+        """Itself, if the prompt has as many items as were looked at without the picture."""
+        held, items = len(next(iter(self.without.values()))), getattr(prompt, "batch_size", None)
+        if items not in (None, held):
+            raise FoveateError(
+                f"VHR was given head outputs of {held} item(s) without the picture, and the prompt "
+                f"has {items}: make them of the same items, find.head_outputs(model, bare)."
+            )
+        return (self,)
 
     def check(self, site: Site) -> None:
         """Refuse a site that there is nothing to compare with."""
