@@ -146,6 +146,19 @@ def save(
     return path
 
 
+def save_peers(name: str, title: str, rows: list[dict[str, Any]], note: str) -> None:
+    """Write a comparison with other libraries to ``results/NAME.json``."""
+    payload = {
+        "title": title,
+        "command": f"python -m benchmarks.{name}",
+        "machine": machine(),
+        "note": note,
+        "rows": rows,
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
+
+
 def write(
     name: str, title: str, rows: list[Timing], extra: Mapping[str, Any] | None = None
 ) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .harness import RESULTS, in_fresh_process, machine, peak_extra_mb
+from .harness import in_fresh_process, peak_extra_mb, save_peers
 
 TEXT = "red circle and blue square"
 SUBJECTS = [2, 5]  # circle and square, behind the token that begins the text
@@ -329,22 +329,19 @@ def write(rows: list[dict[str, Any]]) -> None:
     """Write the file with what there is."""
     import diffusers
 
-    payload = {
-        "title": "Attend-and-Excite and PAG, float32, one picture, "
+    save_peers(
+        "peers_diffusion",
+        "Attend-and-Excite and PAG, float32, one picture, "
         f"{STEPS} steps under classifier-free guidance",
-        "command": "python -m benchmarks.peers_diffusion",
-        "machine": machine(),
-        "note": f"diffusers {diffusers.__version__}; random parts, two heads in the UNet (Stable "
+        rows,
+        f"diffusers {diffusers.__version__}; random parts, two heads in the UNet (Stable "
         "Diffusion has eight), four in the transformer. The difference is that of the latents at "
         "the end, relative to the largest; without a method it is what the method changes. "
         f"Seconds are the best of up to {REPEATS} drawings, memory is the first's. "
         f"Attend-and-Excite moves the latents in {GUIDED} of the steps, without thresholds. "
         "foveate's share of diffusers' seconds and memory, with what had been predicted before the "
         f"first run: {told_before(rows)}.",
-        "rows": rows,
-    }
-    path = RESULTS / "peers_diffusion.json"
-    path.write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
+    )
 
 
 def main() -> None:

@@ -16,14 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .harness import RESULTS, in_fresh_process, machine, peak_extra_mb
+from .harness import in_fresh_process, peak_extra_mb, save_peers
 
 SIDE, PATCH = 24, 4  # patches of a picture in each direction, and pixels of a patch
 PICTURES = (1, 4)
 GENERAL = "describe the picture."
 
 
-def setting(pictures: int, implementation: str | None = None) -> tuple[Any, Any, Any]:
+def setting(
+    pictures: int, implementation: str | None = None, side: int = SIDE
+) -> tuple[Any, Any, Any]:
     """The model, and the two prompts of rel-att with so many pictures."""
     from transformers import LlavaForConditionalGeneration
 
@@ -33,7 +35,7 @@ def setting(pictures: int, implementation: str | None = None) -> tuple[Any, Any,
     torch.set_num_threads(1)
     small, processor = fv.load("shapes-vlm")
     config = small.config
-    config.vision_config.image_size = SIDE * PATCH
+    config.vision_config.image_size = side * PATCH
     decoder = config.text_config
     decoder.hidden_size, decoder.intermediate_size, decoder.head_dim = 256, 512, 32
     decoder.num_attention_heads, decoder.num_key_value_heads = 8, 8
@@ -42,7 +44,7 @@ def setting(pictures: int, implementation: str | None = None) -> tuple[Any, Any,
     model = LlavaForConditionalGeneration(config).eval()
     if implementation is not None:
         model.set_attn_implementation(implementation)
-    shape = {"height": SIDE * PATCH, "width": SIDE * PATCH}
+    shape = {"height": side * PATCH, "width": side * PATCH}
     processor.image_processor.size = processor.image_processor.crop_size = shape
     scene = Scene((Thing("cross", "red", 10, 30, 60), Thing("circle", "cyan", 10, 60, 20)), size=96)
     shown = [{"type": "image", "image": render(scene)}] * pictures
@@ -117,7 +119,7 @@ PREDICTED = {
 def one(name: str, pictures: int) -> None:
     """Run one candidate in this process: seconds, memory, the map, as JSON on the last line."""
     function, implementation = CANDIDATES[name]
-    function(*setting(1, implementation))  # imports and first times
+    function(*setting(1, implementation, side=8))  # imports and first times
     model, prompt, general = setting(pictures, implementation)
     kept: list[Tensor] = []
     start = time.perf_counter()
@@ -162,18 +164,15 @@ def main() -> None:
         row for group in ("rel-att", "grad-att") for n in PICTURES for row in compared(group, n)
     ]
     told = "; ".join(row.pop("told") for row in rows if "told" in row)
-    payload = {
-        "title": "Where a vision–language model looks, float32, one question",
-        "command": "python -m benchmarks.peers_vision",
-        "machine": machine(),
-        "note": f"A random model of LLaVA's class, {SIDE} × {SIDE} image tokens a picture "
+    save_peers(
+        "peers_vision",
+        "Where a vision–language model looks, float32, one question",
+        rows,
+        f"A random model of LLaVA's class, {SIDE} × {SIDE} image tokens a picture "
         f"({' and '.join(map(str, PICTURES))} pictures), a decoder of 8 layers with 8 heads of 32. "
         "foveate's share of their seconds and memory, with what had been predicted before the "
         f"first run: {told}.",
-        "rows": rows,
-    }
-    path = RESULTS / "peers_vision.json"
-    path.write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n")
+    )
 
 
 if __name__ == "__main__":
