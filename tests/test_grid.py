@@ -18,7 +18,7 @@ sides = st.integers(1, 9)
 
 
 @given(rows=sides, columns=sides, width=sides, height=sides, lead=st.integers(0, 2), data=st.data())
-def test_a_patch_is_in_a_box_if_its_centre_is(
+def test_a_patch_is_in_a_box_if_a_part_of_it_is(
     rows: int, columns: int, width: int, height: int, lead: int, data: Any
 ) -> None:
     grid = fv.Grid(rows, columns, width=width, height=height, lead=lead)
@@ -36,6 +36,11 @@ def test_a_patch_is_in_a_box_if_its_centre_is(
         else torch.zeros_like(everything)
     )
     assert torch.equal(left ^ right, everything) and not (left & right & everything).any()
+    x0, y0, x1, y1 = grid.box(row, column)
+    (x, y), (dx, dy) = ((x0 + x1) / 2, (y0 + y1) / 2), ((x1 - x0) / 4, (y1 - y0) / 4)
+    assert torch.equal(grid.mask((x - dx, y - dy, x + dx, y + dy)), alone)  # a box within a patch
+    wide = grid.mask((x - 3 * dx, y, x + 3 * dx, y + dy))  # a half patch over on both sides
+    assert int(wide.sum()) == 1 + (column > 0) + (column + 1 < columns)
 
 
 @given(rows=sides, columns=sides, lead=st.integers(0, 2))
@@ -52,7 +57,7 @@ def test_a_frame_is_where_the_grid_lies() -> None:
     grid = fv.Grid(2, 2, width=100, height=40, frame=(30, 0, 70, 40))
     assert grid.patch == (20, 20) and grid.box(0, 1) == (50, 0, 70, 20)
     assert grid.mask((0, 0, 50, 40)).tolist() == [True, False, True, False]
-    with pytest.raises(FoveateError, match="centre of no patch"):
+    with pytest.raises(FoveateError, match="covers nothing of any patch"):
         grid.mask((75, 0, 100, 40))
 
 
@@ -89,7 +94,7 @@ def test_what_a_processor_shows() -> None:
         (lambda: fv.Grid(2, 2).mask((0, 0, 2)), "x0, y0, x1, y1"),
         (lambda: fv.Grid(2, 2).mask("a box"), "x0, y0, x1, y1"),
         (lambda: fv.Grid(2, 2).mask((0, 0, float("nan"), 1)), "x0, y0, x1, y1"),
-        (lambda: fv.Grid(2, 2).mask((0, 0, 0.2, 0.2)), r"nearest covers \(0, 0, 1, 1\)"),
+        (lambda: fv.Grid(2, 2).mask((-2, -2, -1, 0)), r"nearest covers \(0, 0, 1, 1\)"),
         (lambda: fv.Grid(2, 2).picture(torch.zeros(5)), "for 4 tokens"),
         (lambda: fv.Grid(2, 2).picture([1, 2, 3, 4]), "for 4 tokens"),
         (lambda: fv.Grid(2, 2, at=(4, 5, 6, 7)).picture(torch.zeros(7)), "at least 8"),

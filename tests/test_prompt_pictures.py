@@ -166,7 +166,7 @@ def test_a_cut_picture_is_told() -> None:
     tokens = torch.tensor(prompt.positions("image"))
     seen = brightness("llava", prompt)
     assert prompt.positions("lit") == tokens[seen > seen.mean()].tolist()
-    with pytest.raises(FoveateError, match="centre of no patch"):
+    with pytest.raises(FoveateError, match="covers nothing of any patch"):
         prompt.mark_box("unseen", (0, 0, 14, 32))
 
 
@@ -222,7 +222,7 @@ def test_marks_refused() -> None:
         (lambda: prompt.mark_box("box", (0, 0, 8, 8), item=0, picture=1), "picture=1, but"),
         (lambda: prompt.mark_box("box", (0, 0, 8, 8), item=2), "item=2"),
         (lambda: prompt.mark_box("box", (0, 0, 0, 8), item=0), "is empty"),
-        (lambda: prompt.mark_box("box", (90, 0, 99, 8), item=0), "centre of no patch"),
+        (lambda: prompt.mark_box("box", (90, 0, 99, 8), item=0), "covers nothing of any patch"),
     ):
         with pytest.raises(FoveateError, match=message):
             call()

@@ -16,6 +16,8 @@ __all__ = ["Box", "Grid"]
 
 Box = tuple[float, float, float, float]
 
+_TOUCH = 1e-6  # of a patch: less than that is no overlap
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -129,7 +131,10 @@ class Grid:
         )
 
     def mask(self, box: Sequence[float]) -> Tensor:
-        """The tokens whose patch has its centre in a box.
+        """The tokens whose patch a box covers, be it in part.
+
+        As with text, where a token is inside if one of its characters is: what shows a piece of a
+        thing may be enough for a model to know it.
 
         Parameters
         ----------
@@ -146,22 +151,25 @@ class Grid:
         Raises
         ------
         FoveateError
-            A box that is none, or that holds the centre of no patch.
+            A box that is none, or that covers nothing of any patch.
         """
         x0, y0, x1, y1 = corners("box", box)
         (width, height), (left, top) = self.patch, self._frame[:2]
-        x = left + (torch.arange(self.columns, dtype=torch.float64) + 0.5) * width
-        y = top + (torch.arange(self.rows, dtype=torch.float64) + 0.5) * height
-        inside = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
+        x = left + torch.arange(self.columns, dtype=torch.float64) * width
+        y = top + torch.arange(self.rows, dtype=torch.float64) * height
+        least = _TOUCH * width, _TOUCH * height  # an edge is not inside for the sake of rounding
+        across = torch.minimum(x + width, torch.tensor(x1)) - x.clamp(min=x0) > least[0]
+        down = torch.minimum(y + height, torch.tensor(y1)) - y.clamp(min=y0) > least[1]
+        inside = down[:, None] & across
         if not inside.any():
-            row = int((y - (y0 + y1) / 2).abs().argmin())
-            column = int((x - (x0 + x1) / 2).abs().argmin())
+            row = int((y + height / 2 - (y0 + y1) / 2).abs().argmin())
+            column = int((x + width / 2 - (x0 + x1) / 2).abs().argmin())
             near = ", ".join(f"{edge:g}" for edge in self.box(row, column))
             raise FoveateError(
-                f"The box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds the centre of no patch: the "
+                f"The box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) covers nothing of any patch: the "
                 f"patches are {width:g} × {height:g} pixels of a picture of {self.width:g} × "
                 f"{self.height:g}, and the nearest covers ({near}). Give a box in the picture's "
-                "own pixels that holds the middle of at least one."
+                "own pixels that covers a part of at least one."
             )
         return torch.cat([torch.zeros(self.lead, dtype=torch.bool), inside.flatten()])
 

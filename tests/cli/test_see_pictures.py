@@ -84,7 +84,7 @@ def test_a_classifier_needs_no_text(monkeypatch: pytest.MonkeyPatch, picture: st
     [
         (["what?", "--box", "corner=0,0,8,8"], "--box names a part of a picture"),
         (["what?", "--image", "PICTURE", "--box", "corner=0,0,8"], "NAME=X0,Y0,X1,Y1"),
-        (["what?", "--image", "PICTURE", "--box", "corner=0,0,1,1"], "centre of no patch"),
+        (["what?", "--image", "PICTURE", "--box", "corner=40,0,50,9"], "covers nothing of any patch"),
         (["what?", "--image", "PICTURE", "--raw"], "not with --raw"),
         (["what?", "--image", "nowhere.png"], "cannot be read"),
     ],

@@ -115,7 +115,7 @@ class Picture:
         return [names + ["<patch>"] * self.grids[0].patches for _ in range(self.batch_size)]
 
     def mark_box(self, name: str, box: Sequence[float], *, item: int | None = None) -> Picture:
-        """Name a region: the patches whose centre lies in a box.
+        """Name a region: the patches that a box covers, be it in part.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class Picture:
         Raises
         ------
         FoveateError
-            A box that is none or holds the centre of no patch, no such picture, a taken name.
+            A box that is none or covers nothing of a patch, no such picture, a taken name.
         """
         if not isinstance(name, str) or not name or name == "image":
             raise FoveateError(f"A region's name is a str other than 'image', not {name!r}.")

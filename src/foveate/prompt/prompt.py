@@ -308,7 +308,7 @@ class Prompt:
     ) -> Prompt:
         """Name a region: the tokens of a part of a picture.
 
-        A token is inside if the centre of its patch is (:meth:`foveate.Grid.mask`). Marking a name
+        A token is inside if a part of its patch is (:meth:`foveate.Grid.mask`). Marking a name
         again adds to it. Where a processor shows a picture twice, in tiles and as a whole, it is
         marked in both.
 
@@ -331,7 +331,7 @@ class Prompt:
         Raises
         ------
         FoveateError
-            The box is empty or holds the centre of no patch, there is no such picture or item, the
+            The box is empty or covers nothing of a patch, there is no such picture or item, the
             name is taken, or where the tokens lie in the picture is not known.
 
         Examples
