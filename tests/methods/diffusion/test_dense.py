@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,6 +61,24 @@ def test_it_acts_in_the_first_steps_or_in_those_named() -> None:
         drawn(pipe, fv.DenseDiffusion(segments, until=0.25)),
         drawn(pipe, fv.DenseDiffusion(segments, steps=0)),
     )
+
+
+def test_the_last_of_a_thousand_is_no_beginning() -> None:
+    method = fv.DenseDiffusion({"circle": LEFT})
+
+    def share(times: list[float], time: float, step: int) -> float:
+        scheduler = SimpleNamespace(timesteps=torch.tensor(times))
+        method._pipeline = SimpleNamespace(scheduler=scheduler)
+        return method._share(time, step)
+
+    assert share([501, 1], 501, 0) == 0.501
+    assert share([501, 1], 1, 1) == 0.001  # the share it is of, not all of it
+    assert share([1000, 500, 1], 1, 0) == 1  # Flux tells the denoiser a share
+    assert share([1.0, 0.5], 0.5, 1) == 0.5
+    method._pipeline = None
+    assert method._share(500, 0) == 0.5
+    with pytest.raises(fv.FoveateError, match="no shares"):
+        share([1.1, -1.6], 1.1, 0)
 
 
 @torch.no_grad()

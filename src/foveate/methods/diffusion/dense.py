@@ -150,10 +150,24 @@ class DenseDiffusion(Method):
     def _note(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         told = given(module, args, kwargs)
         latents = told["sample"] if "sample" in told else told["hidden_states"]
-        time = float(torch.as_tensor(told["timestep"]).max())
-        config = getattr(getattr(self._pipeline, "scheduler", None), "config", None)
-        whole = float(getattr(config, "num_train_timesteps", 1000))
-        self._told = told, latents, time if time <= 1 else time / whole
+        self._told = told, latents, float(torch.as_tensor(told["timestep"]).max())
+
+    def _share(self, time: float, step: int) -> float:
+        """A time as a share of the whole: some denoisers are told one already, as Flux."""
+        scheduler = getattr(self._pipeline, "scheduler", None)
+        whole = float(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000))
+        times = [] if scheduler is None else list(dict.fromkeys(scheduler.timesteps.tolist()))
+        if time < 0 or min(times, default=0) < 0:
+            raise FoveateError(
+                f"{self!r} weighs by the time, and those of {type(scheduler).__name__} are no "
+                f"shares of a whole ({time:g}): use a scheduler whose times go from "
+                f"{whole:g} to 0, such as DPMSolverMultistepScheduler."
+            )
+        begin = getattr(scheduler, "begin_index", None) or 0
+        due = times[begin + step : begin + step + 1]
+        # the last of them is 1 of 1000 often, which is no share
+        counted = max(times, default=0) > 1 and bool(due) and abs(due[0] - time) < 4e-3 * due[0]
+        return time / whole if counted or time > 1 else time
 
     def _now(self, step: int) -> bool:
         if self.scope.steps is not None or self._pipeline is None:
@@ -178,7 +192,8 @@ class DenseDiffusion(Method):
         assert call.tensors is not None
         q, k, _ = call.tensors
         k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-        told, latents, time = self._told
+        told, latents, now = self._told
+        time = self._share(now, call.step)
         grid = grid_of(told, latents, int(image.sum()))
         mine = self._mine(call, len(self._masks(grid)))  # batch rows -> layout, -1 for none
         where = self._masks(grid).to(q.device)[mine.clamp_min(0)] * (mine >= 0)[:, None, None]
