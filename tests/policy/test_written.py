@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import foveate as fv
+from denoisers import stable_diffusion
 from families import build, inputs, logits
 from foveate import FoveateError, patterns
-from foveate.decoding import ChunkedPrefill, DeCoRe, Sampling, ViewDecoder
+from foveate.decoding import AvisC, ChunkedPrefill, DeCoRe, Sampling, ViewDecoder
 from foveate.find.scores import HeadScores, ModelId
 from foveate.methods import SetActivations
 from foveate.methods._scope import Scope
@@ -54,6 +55,11 @@ PLAIN = [
     ),
     fv.VAR((3, 17), p=0.3, rho=0.8, tau=1.5, layers=[0, 1]),
     fv.VAR([5]),
+    AvisC(2.0, gamma=0.3, plausibility=None),
+    fv.TestTimeRegisters([(0, 5), (0, 17), (1, 3)], registers=2, lead=1),
+    fv.AttendAndExcite("circle"),
+    fv.AttendAndExcite(["circle", "square"], 5.0, 0.4, {0.25: 0.5, 0.5: 0.8}, 3, 16, stack="cross"),
+    fv.AttendAndExcite("circle", thresholds={}),
 ]
 TENSORS = [
     fv.Shift("q", {0: torch.randn(4, 8), 1: torch.randn(4, 8)}, 0.5, queries="question"),
@@ -61,6 +67,7 @@ TENSORS = [
     fv.FocusDirections({1: torch.randn(4, 8)}, 2.0, heads={1: [0, 3]}),
     fv.Ablate([1], torch.randn(4, 8)),
     fv.VHR({1: torch.randn(2, 4, 8)}, 1.5, outliers=False, layers=[1]),
+    fv.DenseDiffusion({"3": (0.0, 0.0, 0.5, 1.0), "a.b": torch.eye(4)}, background=True, steps=0),
 ]
 
 
@@ -102,7 +109,13 @@ def test_every_method_there_is_was_tried():
 
 
 REGIONS = {"question": torch.arange(11) > 7, "passages": torch.arange(11) < 6}
-ACTING = [one for one in PLAIN[:18] if not isinstance(one, fv.RectifiedSpaAttn)] + TENSORS
+ELSEWHERE = (fv.RectifiedSpaAttn, fv.PAG, fv.DenseDiffusion)  # on no model of text alone
+ACTING = [one for one in PLAIN[:18] + TENSORS if not isinstance(one, ELSEWHERE)]
+DRAWING = [
+    fv.PAG(2.0, 0.5, stack="self"),
+    fv.AttendAndExcite("circle", 5.0, 1.0, {}),
+    fv.DenseDiffusion({"circle": (0.0, 0.0, 0.5, 1.0)}, until=1.0),
+]
 
 
 @pytest.mark.parametrize("method", ACTING, ids=repr)
@@ -119,6 +132,22 @@ def test_what_comes_back_does_the_same(method):
     assert torch.equal(said(again(method)[0]), want)
     if repr(method) not in ("DeltaCorrection(4, last=2)", "DeltaCorrection(None, last=128)"):
         assert not torch.equal(want, logits(model(**asked)))
+
+
+@pytest.mark.parametrize("method", DRAWING, ids=repr)
+@torch.no_grad()
+def test_what_comes_back_draws_the_same(method):
+    pipe, text = stable_diffusion(), "red circle and blue square"
+    prompt = fv.Prompt(pipe.tokenizer, text, padding_side="right").mark("circle", "circle")
+
+    def drawn(*methods):
+        noise = torch.Generator().manual_seed(0)
+        with fv.attach(pipe, *methods, prompt=prompt):
+            return pipe(text, num_inference_steps=2, output_type="latent", generator=noise).images
+
+    want = drawn(method)
+    assert torch.equal(drawn(again(method)[0]), want)
+    assert not torch.equal(drawn(), want)
 
 
 def test_heads_are_numbers_whatever_they_came_from():
@@ -174,6 +203,8 @@ def test_what_cannot_be_written(method, sentence):
         ({"name": "HyperAttention", "block": "wide"}, "HyperAttention"),
         ({"name": "Ablate", "to": {"0": "x"}}, "mapping layer -> such a tensor"),
         ({"name": "Ablate", "queries": []}, "queries="),
+        ({"name": "AttendAndExcite", "subjects": "a", "thresholds": [3]}, "not understood"),
+        ({"name": "DenseDiffusion", "segments": {"tensors": "0.segments"}}, "no tensors"),
     ],
 )
 def test_what_cannot_be_read(table, sentence):

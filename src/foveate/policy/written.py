@@ -26,6 +26,7 @@ __all__ = ["known_methods", "read_method", "write_method"]
 _SCOPE = ("layers", "heads", "phase", "stack", "steps")
 # where a method keeps a parameter, if not under its own name
 _ELSEWHERE = {
+    "AttendAndExcite": {"subjects": "regions"},
     "AttendTo": {"queries": "where"},
     "Ablate": {"queries": "where"},
     "Hide": {"queries": "where"},
@@ -33,6 +34,7 @@ _ELSEWHERE = {
     "SetActivations": {"layer": "scope.layers"},
     "Shift": {"queries": "where"},
 }
+_NAMED = ("segments",)  # mappings of tensors by name; others are by layer
 _ONLY_LOOK = ("Capture", "KeepResidual", "Measure")
 
 
@@ -180,7 +182,8 @@ def _read(one: str, value: Any, of: str, tensors: Mapping[str, Tensor]) -> Any:
             if place in tensors:
                 return tensors[place]
             begin = f"{place}."
-            found = {int(n[len(begin) :]): t for n, t in tensors.items() if n.startswith(begin)}
+            key = str if one in _NAMED else int
+            found = {key(n[len(begin) :]): t for n, t in tensors.items() if n.startswith(begin)}
             if not found:
                 raise FoveateError(f"there are no tensors {place!r} beside the file")
             return found
@@ -209,6 +212,7 @@ _WRITE: dict[str, Callable[[Any], Any]] = {
     "found": _found,
     "entries": lambda value: [[*key, number] for key, number in value.items()],
     "layer": lambda value: value[0],
+    "thresholds": lambda value: [[at, least] for at, least in value.items()],
 }
 _READ: dict[str, Callable[[Any], Any]] = {
     "pattern": pattern_of,
@@ -219,4 +223,5 @@ _READ: dict[str, Callable[[Any], Any]] = {
     ],
     "found": dict,
     "entries": lambda value: {(int(a), int(b)): number for a, b, number in value},
+    "thresholds": lambda value: {float(at): least for at, least in value},
 }
