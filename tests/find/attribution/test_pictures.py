@@ -45,6 +45,19 @@ def test_items_with_pictures_in_a_batch_are_those_alone() -> None:
             torch.testing.assert_close(found.scores, expected, rtol=1e-4, atol=1e-7)
 
 
+def test_gradients_with_several_pictures_an_item() -> None:
+    pytest.importorskip("captum")
+    model, one = seeing("llava"), shown("llava")
+    pixels = torch.cat([one["pixel_values"], one["pixel_values"].flip(-1)])
+    ids = torch.tensor([[5, *[IMAGE_TOKEN] * 4, 9, *[IMAGE_TOKEN] * 4, 7]])
+    given = {"input_ids": ids, "pixel_values": pixels}
+    assert len(attribute(model, given, "gradient-input")) == 11
+    two = {"input_ids": ids.repeat(2, 1), "pixel_values": torch.cat([pixels, pixels])}
+    for method, some in (("integrated-gradients", given), ("gradient-input", two)):
+        with pytest.raises(fv.FoveateError, match="one picture an item"):
+            attributions(model, some, method)
+
+
 def test_patches_of_a_classifier_are_deleted() -> None:
     model, given = seeing("vit"), shown("vit")
     found = attribute(model, given)

@@ -42,6 +42,14 @@ def gradients(question: Question, method: str, options: dict[str, Any]) -> list[
     for name in ("steps", "samples", "batch"):
         if not isinstance(settings[name], int) or settings[name] < 1:
             raise FoveateError(f"{name}={settings[name]!r} was given; a whole number from 1 on.")
+    pixels = question.inputs.get("pixel_values")
+    shared = isinstance(pixels, Tensor) and len(pixels) != question.batch
+    # which rows are an item's is the model's secret, and copies of an item would need copies
+    if shared and (question.batch > 1 or method != "gradient-input"):
+        raise FoveateError(
+            f"{method} takes one picture an item; pixel_values has {len(pixels)} rows for "
+            f"{question.batch} item(s): take relevance, or gradient-input one item at a time."
+        )
     rows, values, targets, details = [], [], [], []
     with frozen(question.model), _seeded(settings["seed"]), torch.enable_grad():
         embedding = _embedding(question.model)
