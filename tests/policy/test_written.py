@@ -13,7 +13,7 @@ import foveate as fv
 from denoisers import stable_diffusion
 from families import build, inputs, logits
 from foveate import FoveateError, patterns
-from foveate.decoding import AvisC, ChunkedPrefill, DeCoRe, Sampling, ViewDecoder
+from foveate.decoding import AgainstHidden, AvisC, ChunkedPrefill, DeCoRe, Sampling, ViewDecoder
 from foveate.find.scores import HeadScores, ModelId
 from foveate.methods import SetActivations
 from foveate.methods._scope import Scope
@@ -55,6 +55,7 @@ PLAIN = [
     ),
     fv.VAR((3, 17), p=0.3, rho=0.8, tau=1.5, layers=[0, 1]),
     fv.VAR([5]),
+    AgainstHidden("image", 0.5, plausibility=None),
     AvisC(2.0, gamma=0.3, plausibility=None),
     fv.TestTimeRegisters([(0, 5), (0, 17), (1, 3)], registers=2, lead=1),
     fv.AttendAndExcite("circle"),
