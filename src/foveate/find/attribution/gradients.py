@@ -42,7 +42,7 @@ def gradients(question: Question, method: str, options: dict[str, Any]) -> list[
     for name in ("steps", "samples", "batch"):
         if not isinstance(settings[name], int) or settings[name] < 1:
             raise FoveateError(f"{name}={settings[name]!r} was given; a whole number from 1 on.")
-    pixels = question.inputs.get("pixel_values")
+    pixels: Any = question.inputs.get("pixel_values")
     shared = isinstance(pixels, Tensor) and len(pixels) != question.batch
     # which rows are an item's is the model's secret, and copies of an item would need copies
     if shared and (question.batch > 1 or method != "gradient-input"):
