@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def terms_of(
     if not bool(much.any()):
         return
     low, high = _extremes(q, k[:, :, block], scale, _seen(key_bias, block, k.shape[2]))
-    kind = {"dtype": q.dtype, "device": q.device}
+    kind: dict[str, Any] = {"dtype": q.dtype, "device": q.device}
     much = much.to(q)
     inside = block.to(**kind)[None, None, :, None]
     yield -much[..., None] * scale * q, k * inside
