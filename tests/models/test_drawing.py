@@ -15,6 +15,7 @@ from foveate.tasks.shapes import check
 
 pytest.importorskip("diffusers")
 
+LEAST = {"shapes-dit": 6, "shapes-unet": 3}  # of eight pictures; the cards have the shares
 HOME = Path(fv.__file__).parent / "models"
 NAMES = [name for name in ("shapes-dit", "shapes-unet") if (HOME / name).is_dir()]
 pytestmark = pytest.mark.skipif(not NAMES, reason="no text-to-image model comes with this package")
@@ -41,7 +42,7 @@ def test_one_thing_is_drawn_as_asked(name: str) -> None:
         [thing.kind for thing in check(picture)] == [asked[i // 2]]
         for i, picture in enumerate(pictures)
     ]
-    assert sum(right) >= 6, right
+    assert sum(right) >= LEAST[name], right
 
 
 @pytest.mark.parametrize("name", NAMES)
