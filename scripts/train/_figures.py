@@ -36,12 +36,10 @@ def measured(model: Any, processor: Any, world: dict[str, Any], n: int) -> dict[
     missing = [s for s in drawn if all(absent(s, negatives) for negatives in NEGATIVES)]
     for negatives in NEGATIVES:
         run = pope(model, processor, missing, negatives=negatives)
-        scored, pairs = run.score, zip(run.questions, run.replies, strict=True)
-        wrong = [reply != "no" for question, reply in pairs if question.answer == "no"]
         figures[f"existence, {negatives} negatives"] = {
-            name: _plain(value) if isinstance(value, Rate) else value
-            for name, value in vars(scored).items()
-        } | {"false yes": _plain(rate(wrong))}
+            name.replace("_", " "): _plain(value) if isinstance(value, Rate) else value
+            for name, value in vars(run.score).items()
+        }
     for name, some in {
         "captions": drawn,
         "captions of biased scenes": scenes(n, HELD_OUT + 1, **world),

@@ -181,6 +181,19 @@ def test_existence_by_hand() -> None:
     assert existence(asked, ["yes"] * 4).f1.value == pytest.approx(2 / 3)
 
 
+def test_false_yes_is_of_what_is_not_there_and_figures_can_be_read() -> None:
+    answers = ("yes", "no", "no", "no", "no")
+    asked = [Question("existence", "?", answer) for answer in answers]
+    scored = existence(asked, ["yes", "yes", "no", "no", "no"])
+    assert scored.false_yes.value == 0.25 and scored.false_yes.n == 4
+    assert repr(scored.false_yes) == str(scored.false_yes) == "25.0 % [4.6, 69.9], n = 4"
+    for line in ("accuracy: 80.0 % [", "false yes: 25.0 % [4.6, 69.9], n = 4", "recall: 100.0 %"):
+        assert line in repr(scored)
+    assert "Rate(" not in repr(scored)
+    none = existence(asked[:1], ["yes"])
+    assert none.false_yes.n == 0 and "false yes: no items" in repr(none)
+
+
 def test_hallucination_by_hand() -> None:
     said = [
         "a red circle, a blue square and a green cross",  # one made up, no partner

@@ -120,7 +120,7 @@ class Pope:
 
     @property
     def score(self) -> Existence:
-        """Accuracy, F1, share of yes, with intervals."""
+        """Accuracy, F1, share of yes and of false yes, with intervals."""
         return existence(self.questions, self.replies)
 
 
@@ -166,7 +166,18 @@ def pope(
 
 
 def f1_gain(base: Pope, other: Pope) -> tuple[float, float, float]:
-    """How much higher another run's F1 is: the difference with its paired bootstrap interval.
+    """How much higher another run's F1 of "yes" is, over the same questions.
+
+    Parameters
+    ----------
+    base, other : Pope
+        Two runs of :func:`pope` on the same scenes, with the same negatives and seed.
+
+    Returns
+    -------
+    (difference, low, high) : tuple of float
+        F1 of `other` minus that of `base`, as a share (0.01 is one point), and the 95 % interval
+        of that difference: a bootstrap over the questions, paired.
 
     Raises
     ------

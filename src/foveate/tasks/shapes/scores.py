@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,20 +44,30 @@ _SAME = {"left": "left of", "right": "right of", "none": "zero", "no": "zero"}
 _SAMPLES = 2000  # of a bootstrap, where a figure is no plain share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rate:
-    """A figure with its 95 % interval and the number of items it rests on."""
+    """A share with its 95 % interval and the number of items it rests on.
+
+    Attributes
+    ----------
+    value, low, high : float
+        0 to 1; shown in percent. Of no items: nan, 0, 1.
+    n : int
+    """
 
     value: float
     low: float
     high: float
     n: int
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+    def __repr__(self) -> str:
+        if not self.n:
+            return "no items"
+        value, low, high = (f"{100 * one:.1f}" for one in (self.value, self.low, self.high))
+        return f"{value} % [{low}, {high}], n = {self.n}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Existence:
     """Answers to "is there ...?", as POPE counts them; "yes" is the positive class.
 
@@ -65,6 +76,8 @@ class Existence:
     accuracy, f1, yes : Rate
         Share of right answers; F1 of "yes"; share of answers that are "yes".
     precision, recall : float
+    false_yes : Rate
+        Share of "yes" among the questions for what is not there.
     """
 
     accuracy: Rate
@@ -72,6 +85,14 @@ class Existence:
     yes: Rate
     precision: float
     recall: float
+    false_yes: Rate
+
+    def __repr__(self) -> str:
+        figures = {name: getattr(self, name) for name in ("accuracy", "f1", "yes", "false_yes")}
+        shares = {"precision": self.precision, "recall": self.recall}
+        lines = [f"{name.replace('_', ' ')}: {rate!r}" for name, rate in figures.items()]
+        lines += [f"{name}: {100 * share:.1f} %" for name, share in shares.items()]
+        return "\n".join(["Existence", *(f"  {line}" for line in lines)])
 
 
 @dataclass(frozen=True)
@@ -185,6 +206,7 @@ def existence(asked: Sequence[Question], replies: Sequence[str]) -> Existence:
         yes=rate(yes),
         precision=both / max(int(yes.sum()), 1),
         recall=both / max(int(truth.sum()), 1),
+        false_yes=Rate(math.nan, 0.0, 1.0, 0) if truth.all() else rate(yes[~truth]),
     )
 
 
