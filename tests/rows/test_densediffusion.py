@@ -30,7 +30,7 @@ WORDS = {
 
 def baseline(segments: Any, **_: Any) -> Any:
     """Plain attention."""
-    return fv.Measure(fv.entropy(), stack="all", as_="entropy")
+    return fv.Measure(fv.entropy(), stack="all")
 
 
 class Probe(Method):

@@ -77,7 +77,8 @@ class TestTimeRegisters(Method):
     >>> model, processor = fv.load("shapes-clip")
     >>> pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     >>> with fv.attach(model, fv.TestTimeRegisters({0: [5, 17]})):
-    ...     found = model.get_image_features(pixel_values=pixels)
+    ...     found = model.vision_model(pixel_values=pixels)
+    >>> print(found.last_hidden_state.shape)  # the register is gone again
     """
 
     __test__ = False  # the name begins as those of tests do; it is none
