@@ -302,7 +302,10 @@ def test_a_snippet_runs(
     code = SNIPPETS[name]
     assert code is not None
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(foveate, "load", lambda *args, **kwargs: embedded)
+    load = foveate.load  # the embedded model is loaded once, the small ones as they are
+    monkeypatch.setattr(
+        foveate, "load", lambda name="smollm2", **how: embedded if name == "smollm2" else load(name)
+    )
     exec(compile(code, name, "exec"), values := {"__name__": "snippet"})
     shown = capsys.readouterr().out
     assert shown.strip()
