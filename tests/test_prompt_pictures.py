@@ -213,6 +213,31 @@ def test_refused(given_: Any, message: str) -> None:
         fv.Prompt(processor("llava"), given_)
 
 
+def test_parts_without_a_message_are_told_apart() -> None:
+    parts = chat(noise(64, 64), "what?")[0]["content"]
+    with pytest.raises(FoveateError, match="into one user message's content") as error:
+        fv.Prompt(processor("llava"), parts)
+    assert "'image', 'text'" in str(error.value) and "array" not in str(error.value)
+    odd = {"role": "user", "parts": parts}  # no content: what is quoted stays short
+    with pytest.raises(FoveateError, match=r"ndarray \[64, 64, 3\]") as error:
+        fv.Prompt(processor("llava"), [odd])
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_nearest_piece_is_no_wall_of_pictures(name: str) -> None:
+    prompt = fv.Prompt(processor(name), chat(noise(64, 64), "is there a red circle?"))
+    for wanted in ("red", "reed circle", "image"):
+        if wanted in prompt.text:
+            continue
+        with pytest.raises(FoveateError, match="nearest piece is") as error:
+            prompt.mark("x", wanted)
+        nearest = str(error.value).split("nearest piece is")[1]
+        assert len(nearest) < 60, nearest
+    with pytest.raises(FoveateError, match="nearest piece is 'red circle"):
+        prompt.mark("x", "reed circle")
+
+
 def test_marks_refused() -> None:
     prompt = fv.Prompt(processor("llava"), [chat(noise(16, 16), "what?"), chat("none")])
     for call, message in (

@@ -156,6 +156,8 @@ def test_outputs_of_another_kind_are_refused(value: Any) -> None:
 def test_bad_input() -> None:
     with pytest.raises(FoveateError, match='"zero"'):
         Ablate(to="mean")
+    with pytest.raises(FoveateError, match=r"of heads.* Hide\('object'\)"):
+        Ablate("object")
     with pytest.raises(FoveateError, match="part='x'"):
         Capture("x")
     with pytest.raises(FoveateError, match="tensor"):

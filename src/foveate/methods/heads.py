@@ -52,6 +52,11 @@ class Ablate(Method):
     def __init__(
         self, heads: Any = None, to: Any = "zero", *, queries: str | None = None, **scope: Any
     ) -> None:
+        if isinstance(heads, str):
+            raise FoveateError(
+                f"Ablate({heads!r}) names a region, but Ablate is of heads: Ablate(heads=[0, 3]). "
+                f"To hide a region from being looked at, take Hide({heads!r})."
+            )
         super().__init__(heads=heads, **scope)
         if not (to == "zero" if isinstance(to, str) else _held(to)):
             raise FoveateError(

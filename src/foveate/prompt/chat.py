@@ -47,8 +47,9 @@ def render(
         text = render(messages)
     except Exception as error:  # jinja's own errors, and whatever a template raises by itself
         raise FoveateError(
-            f"The chat template refuses these messages ({str(error) or type(error).__name__}); "
-            f"their roles are {', '.join(one['role'] for one in messages)}."
+            "The chat template refuses these messages "
+            f"({short(str(error)) or type(error).__name__}); their roles are "
+            f"{', '.join(one['role'] for one in messages)}."
         ) from error
 
     stem = "fvslot"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import FoveateError
-from .text import short
+from .text import brief
 
 __all__ = ["ROLES", "batch", "contents_of", "is_picture", "messages_of"]
 
@@ -49,16 +49,22 @@ def messages_of(given: Any, system: str | None) -> list[dict[str, Any]]:
         messages.append({"role": "system", "content": system})
     if not given:
         raise FoveateError("A chat of the prompt has no messages; give it at least one.")
+    if all(isinstance(one, Mapping) and "type" in one and "role" not in one for one in given):
+        sorts = ", ".join(dict.fromkeys(brief(one["type"], 40) for one in given))
+        raise FoveateError(
+            f"The chat is a list of parts of a message ({sorts}), not of messages; put the parts "
+            "into one user message's content: [{'role': 'user', 'content': parts}]."
+        )
     for number, one in enumerate(given):
         if not isinstance(one, Mapping) or "role" not in one or "content" not in one:
             raise FoveateError(
-                f"Message {number} is {short(repr(one))}, but a message is a dict with 'role' and "
+                f"Message {number} is {brief(one)}, but a message is a dict with 'role' and "
                 "'content'."
             )
         if one["role"] not in ROLES:
             raise FoveateError(
-                f"Message {number} has the role {one['role']!r}, but roles are 'system', 'user' "
-                "and 'assistant'."
+                f"Message {number} has the role {brief(one['role'])}, but roles are 'system', "
+                "'user' and 'assistant'."
             )
         for text in contents_of(one):
             if not isinstance(text, str):

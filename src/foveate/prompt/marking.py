@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from ..errors import FoveateError
 from ..grid import Grid
-from .item import Span
+from .item import Item, Span
 from .rows import Rows
-from .text import find, nearest, short
+from .text import brief, find, nearest, short
 
 __all__ = ["by_box", "by_characters", "by_text", "by_tokens"]
 
@@ -52,11 +53,11 @@ def by_text(rows: Rows, number: int, wanted: str, nth: int | None) -> Tensor:
         hint = " Choose one with item=." if len(rows.items) > 1 else ""
         raise FoveateError(
             f"The text {short(wanted)!r} does not occur in the prompt{rows.of(number)}; the "
-            f"nearest piece is {short(nearest(text, wanted))!r}.{hint}"
+            f"nearest piece is {short(nearest(_told(rows.items[number]), wanted))!r}.{hint}"
         )
     if nth is not None:
         if isinstance(nth, bool) or not isinstance(nth, int):
-            raise FoveateError(f"nth={nth!r}, but it is an int: 0 is the first occurrence.")
+            raise FoveateError(f"nth={brief(nth)}, but it is an int: 0 is the first occurrence.")
         if not -len(found) <= nth < len(found):
             raise FoveateError(
                 f"nth={nth}, but {short(wanted)!r} occurs {len(found)} time(s){rows.of(number)}: "
@@ -74,7 +75,7 @@ def by_box(
     whole = not isinstance(picture, bool) and isinstance(picture, int)
     if not whole or not -len(own) <= picture < len(own):
         raise FoveateError(
-            f"picture={picture!r}, but there are {len(own)} picture(s){rows.of(number)}, "
+            f"picture={brief(picture)}, but there are {len(own)} picture(s){rows.of(number)}, "
             "counted from 0."
         )
     row = torch.zeros(rows.length, dtype=torch.bool)
@@ -91,16 +92,28 @@ def _inside(rows: Rows, number: int, spans: list[Span]) -> Tensor:
     if not inside.any():
         a, b = spans[0]
         raise FoveateError(
-            f"Characters {a} to {b} of the text{rows.of(number)}, {item.text[a:b]!r}, "
+            f"Characters {a} to {b} of the text{rows.of(number)}, {brief(item.text[a:b])}, "
             "belong to no token of their own; take in the word beside them."
         )
     return rows.row(number, inside)
 
 
+def _told(item: Item) -> str:
+    """The item's text without the walls of one token by which a processor stands for a picture."""
+    ids = torch.tensor(item.ids)
+    alike = ids[1:] == ids[:-1]
+    edge = torch.zeros(1, dtype=torch.bool)
+    wall = item.special & (torch.cat([edge, alike]) | torch.cat([alike, edge]))
+    left = list(item.text)
+    for a, b in zip(item.starts[wall].tolist(), item.ends[wall].tolist(), strict=True):
+        left[a:b] = ["\0"] * (b - a)
+    return re.sub("\0+", " ", "".join(left)).strip() or item.text
+
+
 def _pair(label: str, given: Any, size: int, unit: str, of: str) -> Span:
     whole = isinstance(given, Sequence) and len(given) == 2
     if not whole or any(isinstance(one, bool) or not isinstance(one, int) for one in given):
-        raise FoveateError(f"{label}={given!r}, but it is a pair of ints (from, to).")
+        raise FoveateError(f"{label}={brief(given)}, but it is a pair of ints (from, to).")
     a, b = given
     if not 0 <= a < b <= size:
         raise FoveateError(

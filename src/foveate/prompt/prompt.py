@@ -16,6 +16,7 @@ from .making import checked, drafts_of, shown_in, tokenized, tokenizer_of, with_
 from .marking import by_box, by_characters, by_text, by_tokens
 from .page import drawn
 from .rows import BUILT_IN, IMAGE, Rows
+from .text import brief
 
 __all__ = ["Prompt"]
 
@@ -185,8 +186,9 @@ class Prompt:
         """
         if name not in self._regions:
             raise FoveateError(
-                f"There is no region {name!r}; there are {', '.join(map(repr, self._regions))}. "
-                f"Make it with prompt.mark({name!r}, 'a piece of the text')."
+                f"There is no region {brief(name)}; there are "
+                f"{', '.join(map(repr, self._regions))}. Make it with "
+                f"prompt.mark({brief(name)}, 'a piece of the text')."
             )
         number = (
             self._rows.only("positions(name)", "positions(name, item=i)") if item is None else item
@@ -351,7 +353,7 @@ class Prompt:
 
     def _may_mark(self, name: str) -> None:
         if not isinstance(name, str) or not name:
-            raise FoveateError(f"A region's name is a non-empty str, not {name!r}.")
+            raise FoveateError(f"A region's name is a non-empty str, not {brief(name)}.")
         if name in BUILT_IN or (name == IMAGE and self._shown):
             raise FoveateError(
                 f"The region {name!r} is there unasked and cannot be marked; choose another name."

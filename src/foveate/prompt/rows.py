@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import FoveateError
 from .given import ROLES
 from .item import Item, Shown
+from .text import brief
 
 __all__ = ["BUILT_IN", "IMAGE", "Rows"]
 
@@ -111,7 +112,7 @@ class Rows:
         if item is None:
             return list(range(count))
         if isinstance(item, bool) or not isinstance(item, int):
-            raise FoveateError(f"item={item!r}, but it is an int: the number of an item.")
+            raise FoveateError(f"item={brief(item)}, but it is an int: the number of an item.")
         if not -count <= item < count:
             raise FoveateError(f"item={item}, but the prompt has {count} item(s), counted from 0.")
         return [item % count]

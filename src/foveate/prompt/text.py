@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from heapq import nlargest
 from itertools import accumulate
+from typing import Any
 
-__all__ = ["find", "nearest", "short"]
+__all__ = ["brief", "find", "nearest", "short"]
 
 
 def find(text: str, wanted: str) -> Iterator[tuple[int, int]]:
@@ -56,6 +57,23 @@ def nearest(text: str, wanted: str) -> str:
 def _lowered(text: str) -> str:
     """Lower case, character by character, so that positions stay what they are."""
     return "".join(low if len(low := char.lower()) == 1 else char for char in text)
+
+
+def brief(value: Any, width: int = 160) -> str:
+    """A value for an error's sentence: cut short, and of arrays and the like their shape alone."""
+    if isinstance(value, str):
+        return repr(short(value, width))
+    if isinstance(value, Mapping):
+        inside = (f"{brief(k, width)}: {brief(v, width)}" for k, v in value.items())
+        return short(f"{{{', '.join(inside)}}}", width)
+    if isinstance(value, list | tuple) and len(value) > 2:
+        return f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, list):
+        return short(f"[{', '.join(brief(one, width) for one in value)}]", width)
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{type(value).__name__} {list(shape)}"
+    return short(repr(value), width)
 
 
 def short(text: str, width: int = 160) -> str:
