@@ -481,6 +481,31 @@ def test_steps_of_a_schedule() -> None:
     assert steps(pipe([999.0, 958.2, 917.0]), [half]) == [1]
 
 
+def test_where_image_to_image_begins_without_a_begin_index() -> None:
+    def pipe(times: list[int], made: int | None = None) -> Any:
+        scheduler = SimpleNamespace(
+            timesteps=torch.tensor(times), config=SimpleNamespace(num_train_timesteps=1000)
+        )
+        made_of = {} if made is None else {"_num_timesteps": made}
+        return SimpleNamespace(scheduler=scheduler, get_timesteps=print, **made_of)
+
+    times = [801, 601, 401, 201, 1]
+    assert steps(pipe(times), [401, 401, 201, 1]) == [0, 0, 1, 2]  # where the first forward is
+    assert steps(pipe(times, 3), [401, 201, 1]) == [0, 1, 2]
+    assert steps(pipe(times, 3), [201, 1]) == [1, 2]  # attached within a run
+    assert steps(pipe(times, 2), [401, 201]) == [0, 1]  # the schedule's end is left out
+    assert steps(pipe([801, 601, 601, 401, 201], 4), [601, 401, 201]) == [0, 1, 2]  # PNDM
+    assert steps(pipe([1000, 500, 1], 1), [1]) == [0]  # not the share 1 of 1000
+    several = pipe(times)
+    told, model = Denoising(several), Model()
+    for time, step, left in ((401, 0, 3), (201, 1, 3)):
+        moment = told.moment(model, (torch.zeros(1, 1), time), {})
+        assert (moment.step, moment.steps) == (step, left)
+    several.scheduler.timesteps = torch.tensor(times)  # the next run
+    moment = told.moment(model, (torch.zeros(1, 1), 801), {})
+    assert (moment.step, moment.steps) == (0, 5)
+
+
 # -- pipelines -------------------------------------------------------------------------------------
 @cache
 def stable_diffusion() -> Any:
@@ -523,6 +548,25 @@ def test_a_pipeline_with_guidance() -> None:
         again = drawn(pipe, prompt=PROMPT)
     assert torch.allclose(again, got, atol=1e-4 * float(want.abs().max()))
     assert state(pipe.unet) == before
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler"])
+def test_image_to_image_counts_from_where_it_begins(scheduler: str) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    parts = stable_diffusion().components
+    pndm = {"skip_prk_steps": True} if scheduler == "PNDMScheduler" else {}
+    own = getattr(diffusers, scheduler)(steps_offset=1, **pndm)
+    pipe = diffusers.StableDiffusionImg2ImgPipeline(
+        **parts | {"scheduler": own}, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    image = torch.full((1, 3, 16, 16), 0.5)
+    with fv.attach(pipe, fv.Measure(fv.mass("text"), stack="cross", steps=[0])) as run:
+        pipe(PROMPT, image=image, strength=0.5, num_inference_steps=8, output_type="latent")
+    calls = [call for call in run.calls if "text_encoder" not in call.sites]
+    made = 5 if pndm else 4  # one of its times is visited twice, before
+    assert [call.step for call in calls] == list(range(made))
+    assert "mass:text" in run.results
 
 
 def test_several_pictures_of_several_prompts() -> None:

@@ -43,6 +43,9 @@ class Moment:
     ----------
     step : int
         0 is the first denoising step.
+    steps : int or None
+        How many there are, from where the schedule is begun to its end; None where no scheduler
+        tells.
     text, pictures : int or None
         Tokens of the text, and of an image given beside it.
     batch : int or None
@@ -57,6 +60,7 @@ class Moment:
     """
 
     step: int = 0
+    steps: int | None = None
     text: int | None = None
     pictures: int | None = None
     batch: int | None = None
@@ -89,6 +93,7 @@ class Denoising:
         self._time: float | None = None
         self._falls: bool | None = None
         self._read: int | None = None  # how the denoiser is told the scheduler's times
+        self._begin = 0  # the place of the first step's time, once _read is known
         self._step = 0
         self._prompts: dict[int, tuple[float, Any]] = {}  # denoiser -> time, the prompt's tokens
 
@@ -103,17 +108,19 @@ class Denoising:
         partial = bool(told.get("skip_layers"))
         self._begin_anew()
         time = told.get("timestep")
+        steps = None
         if time is None:
             step, time = self._step, self._time
         else:
             time = float(time.max()) if isinstance(time, Tensor) else float(time)
             scheduled = self._scheduled(time)
-            step = self._counted(time) if scheduled is None else scheduled
+            step, steps = (self._counted(time), None) if scheduled is None else scheduled
         alone = _alone.get()
         parts = None if partial else 1 if alone else self._parts(latents)
         negative = parts == 1 and not partial and not alone and self._negative(module, time, text)
         return Moment(
             step=step,
+            steps=steps,
             text=_tokens(text),
             pictures=_tokens(pictures),
             batch=batch,
@@ -131,27 +138,45 @@ class Denoising:
             self._time, self._falls, self._step, self._read = None, None, 0, None
             self._prompts.clear()
 
-    def _scheduled(self, time: float) -> int | None:
-        """The place of a time among the scheduler's; None where it is not found."""
+    def _scheduled(self, time: float) -> tuple[int, int] | None:
+        """The place of a time among the scheduler's, and how many these are; None if not found."""
         if not isinstance(self._schedule, Tensor) or not self._schedule.numel():
             return None
         scheduler = self._pipeline.scheduler
-        times = self._schedule.tolist()
-        begin = times[min(getattr(scheduler, "begin_index", None) or 0, len(times) - 1)]
-        times = list(dict.fromkeys(times))
+        visits = self._schedule.tolist()
+        times = list(dict.fromkeys(visits))
         whole = float(getattr(scheduler.config, "num_train_timesteps", 1000))
         # as it is, as a share of the whole (Flux), or counted from the other end (Lumina): which of
         # them, the first forward tells, being the one nearest to the beginning
         seen = (time, time * whole, (1 - time) * whole)
         if self._read is None:
+            told = self._told_begin(len(visits))
+            begin = times.index(visits[told or 0])
             placed = [_place(times, value) for value in seen]
             self._read = min(
                 (way for way in range(3) if placed[way] is not None),
-                key=lambda way: abs(placed[way] - times.index(begin)),  # type: ignore[operator]
+                key=lambda way: abs(placed[way] - begin),  # type: ignore[operator]
                 default=None,
             )
-        best = None if self._read is None else _place(times, seen[self._read])
-        return None if best is None else max(0, best - times.index(begin))
+            if self._read is None:
+                return None
+            first = placed[self._read]
+            unsure = getattr(scheduler, "begin_index", None) is None and _begins_late(
+                self._pipeline
+            )
+            if first is not None and unsure and (told is None or begin > first):
+                begin = first
+            self._begin = begin
+        best = _place(times, seen[self._read])
+        return None if best is None else (max(0, best - self._begin), len(times) - self._begin)
+
+    def _told_begin(self, visits: int) -> int | None:
+        """Where the scheduler's times are begun, as it or the pipeline tells."""
+        begin = getattr(self._pipeline.scheduler, "begin_index", None)
+        if begin is None and _begins_late(self._pipeline):  # DDIM, PNDM: no such index
+            made = getattr(self._pipeline, "_num_timesteps", None)
+            begin = visits - made if isinstance(made, int) and 0 < made <= visits else None
+        return None if begin is None else min(begin, visits - 1)
 
     def _counted(self, time: float) -> int:
         if self._time is not None and time != self._time:
@@ -192,6 +217,11 @@ class Denoising:
             self._prompts[id(module)] = time, text
             return False
         return text is not last[1]
+
+
+def _begins_late(pipeline: Any) -> bool:
+    """Whether a pipeline may begin within the schedule (image to image, by its strength)."""
+    return hasattr(pipeline, "get_timesteps")
 
 
 def _place(times: list[float], value: float) -> int | None:

@@ -10,6 +10,7 @@ import torch
 
 import foveate as fv
 from denoisers import denoiser, given, stable_diffusion
+from foveate.attach.denoising import Moment
 
 TEXT = "red circle and blue square"
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
@@ -63,20 +64,41 @@ def test_it_acts_in_the_first_steps_or_in_those_named() -> None:
     )
 
 
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
+def test_image_to_image_acts_in_shares_of_what_is_left(scheduler: str) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    own = getattr(diffusers, scheduler)(steps_offset=1)
+    parts = stable_diffusion().components | {"scheduler": own}
+    pipe = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    options = {"image": torch.full((1, 3, 16, 16), 0.5), "strength": 0.5, "num_inference_steps": 8}
+
+    def edited(method: Any) -> list[bool]:
+        with fv.attach(pipe, method, prompt=asked(pipe)) as run:
+            pipe(TEXT, **options, output_type="latent", generator=noise())
+        return [call.edited > 0 for call in run.calls if "text_encoder" not in call.sites]
+
+    segments = {"circle": LEFT, "square": RIGHT}
+    assert edited(fv.DenseDiffusion(segments, until=0.5)) == [True, True, False, False]  # of 8: 4
+    excite = fv.AttendAndExcite(["circle", "square"], step_size=1.0, thresholds={}, until=0.5)
+    edited(excite)
+    assert list(excite.losses) == [0, 1]
+
+
 def test_the_last_of_a_thousand_is_no_beginning() -> None:
     method = fv.DenseDiffusion({"circle": LEFT})
 
-    def share(times: list[float], time: float, step: int) -> float:
+    def share(times: list[float], time: float, step: int, steps: int | None = None) -> float:
         scheduler = SimpleNamespace(timesteps=torch.tensor(times))
         method._pipeline = SimpleNamespace(scheduler=scheduler)
-        return method._share(time, step)
+        return method._share(time, Moment(step=step, steps=steps))
 
     assert share([501, 1], 501, 0) == 0.501
     assert share([501, 1], 1, 1) == 0.001  # the share it is of, not all of it
     assert share([1000, 500, 1], 1, 0) == 1  # Flux tells the denoiser a share
     assert share([1.0, 0.5], 0.5, 1) == 0.5
+    assert share([801, 501, 1], 1, 1, steps=2) == 0.001  # begun late, by a strength
     method._pipeline = None
-    assert method._share(500, 0) == 0.5
+    assert method._share(500, Moment()) == 0.5
     with pytest.raises(fv.FoveateError, match="no shares"):
         share([1.1, -1.6], 1.1, 0)
 

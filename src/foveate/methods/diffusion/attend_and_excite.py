@@ -120,7 +120,7 @@ class AttendAndExcite(Method):
         super().__init__(layers=layers, heads=heads, stack=stack)
         self.scope = Denoisers(**vars(self.scope))
         several = isinstance(subjects, Sequence) and not isinstance(subjects, str)
-        names = tuple(subjects) if several else (subjects,)
+        names: tuple[Any, ...] = tuple(subjects) if several else (subjects,)
         if not names or not all(isinstance(name, str) and name for name in names):
             raise FoveateError(
                 f"AttendAndExcite takes the names of regions of the prompt; {subjects!r} was "
@@ -162,7 +162,7 @@ class AttendAndExcite(Method):
 
     def instead(self, model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
         """The scheduler's step begins where the latents were moved to."""
-        pipeline = getattr(model, "pipeline", None)
+        pipeline: Any = getattr(model, "pipeline", None)
         if not hasattr(getattr(pipeline, "scheduler", None), "step"):
             raise FoveateError(
                 "AttendAndExcite moves the latents between the steps of a pipeline; attach it to a "
@@ -218,7 +218,7 @@ class AttendAndExcite(Method):
             self._begun = step, schedule
             two = moment.parts == 2
             mine = {key: half(key, v, rows) for key, v in told.items()} if two else told
-            steps = len(dict.fromkeys(schedule.tolist()))  # some visit a time twice
+            steps = moment.steps or len(set(schedule.tolist()))  # some visit a time twice
             since = range(last + 1 if last < step else step, step + 1)
             new = self._excited(module, mine, name, since, steps)
             if new is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..._implements import implements
 from ...adapters.diffusers import denoises, given
 from ...adapters.sites import Site
+from ...attach.denoising import Moment
 from ...engine.program import Program
 from ...errors import FoveateError
 from .._method import Method
@@ -152,7 +153,7 @@ class DenseDiffusion(Method):
         latents = told["sample"] if "sample" in told else told["hidden_states"]
         self._told = told, latents, float(torch.as_tensor(told["timestep"]).max())
 
-    def _share(self, time: float, step: int) -> float:
+    def _share(self, time: float, moment: Moment) -> float:
         """A time as a share of the whole: some denoisers are told one already, as Flux."""
         scheduler = getattr(self._pipeline, "scheduler", None)
         whole = float(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000))
@@ -163,23 +164,23 @@ class DenseDiffusion(Method):
                 f"shares of a whole ({time:g}): use a scheduler whose times go from "
                 f"{whole:g} to 0, such as DPMSolverMultistepScheduler."
             )
-        begin = getattr(scheduler, "begin_index", None) or 0
-        due = times[begin + step : begin + step + 1]
+        place = len(times) - (moment.steps or len(times)) + moment.step
+        due = times[place : place + 1]
         # the last of them is 1 of 1000 often, which is no share
         counted = max(times, default=0) > 1 and bool(due) and abs(due[0] - time) < 4e-3 * due[0]
         return time / whole if counted or time > 1 else time
 
-    def _now(self, step: int) -> bool:
+    def _now(self, moment: Moment) -> bool:
         if self.scope.steps is not None or self._pipeline is None:
             return True  # the scope says when
-        times = self._pipeline.scheduler.timesteps.tolist()
-        return step < self.until * len(dict.fromkeys(times))
+        steps = moment.steps or len(set(self._pipeline.scheduler.timesteps.tolist()))
+        return moment.step < self.until * steps
 
     # -- what --------------------------------------------------------------------------------------
     def rewrite(self, program: Program, site: Site, call: Call) -> Program:
         """Add the terms."""
         moment = call.moment
-        if moment is None or self._told is None or moment.negative or not self._now(call.step):
+        if moment is None or self._told is None or moment.negative or not self._now(moment):
             return program
         if program.softcap is not None:
             raise FoveateError(f"{self!r} moves scores; those of {site.name} are soft-capped.")
@@ -193,7 +194,7 @@ class DenseDiffusion(Method):
         q, k, _ = call.tensors
         k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
         told, latents, now = self._told
-        time = self._share(now, call.step)
+        time = self._share(now, moment)
         grid = grid_of(told, latents, int(image.sum()))
         mine = self._mine(call, len(self._masks(grid)))  # batch rows -> layout, -1 for none
         where = self._masks(grid).to(q.device)[mine.clamp_min(0)] * (mine >= 0)[:, None, None]
