@@ -96,6 +96,7 @@ def test_what_is_left_out_is_wrong_too() -> None:
     side = story_sees._seen("as it is", SCENE, told, 0, "red")
     assert side.verdict == (("a red circle: there", True), ("a cyan cross: left out", False))
     assert not side.good and side.looks[0].share == pytest.approx(0.5)
+    assert side.looks[0].title == "share of its attention on the picture, when it chose “red”"
 
 
 def test_the_look_is_that_of_the_token_it_stands_for(vlm: tuple[Any, Any]) -> None:
@@ -193,7 +194,9 @@ def test_drawing_is_told_as_it_was_measured(pipeline: Any, short: None) -> None:
     story = story_draws.draws(pipeline, Remedy("none", ()), ASKED, 7, "tiny")
     assert all(count.before == count.after and len(count.before) == 3 for count in story.counts)
     assert (story.before.picture == story.after.picture).all()
-    assert [look.title for look in story.before.looks][0].startswith("what looked at “a red")
+    assert [look.title for look in story.before.looks][0].startswith(
+        "attention of the patches on “a red"
+    )
     assert [row[0] for row in story.hidden.rows][0] == "nothing" and len(story.hidden.rows) == 3
 
 

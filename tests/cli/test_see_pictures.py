@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+import foveate as fv
 import pictured
 from foveate.cli import app, common
 from foveate.cli import see as room
@@ -73,7 +75,13 @@ def test_a_classifier_needs_no_text(monkeypatch: pytest.MonkeyPatch, picture: st
     own = ViTConfig(**size, intermediate_size=32, image_size=16, patch_size=4, num_labels=3)
     model = ViTForImageClassification(own).eval()
     monkeypatch.setattr(room, "load", lambda name: (model, pictured.processor("llava")))
+    told = json.loads(call("--image", picture, "--model", "vit", "--json").stdout)["classes"]
+    with torch.no_grad():
+        wanted = model(**fv.Picture(pictured.processor("llava"), picture, model).inputs).logits[0]
+    assert [one["class"] for one in told] == [f"LABEL_{i}" for i in wanted.argsort().flip(0)]
+    assert sum(one["probability"] for one in told) == pytest.approx(1)
     result = call("--image", picture, "--model", "vit", "--box", "corner=0,0,8,8", "--ablate")
+    assert f"It says {told[0]['class']} (" in result.stdout
     assert result.exit_code == 0, result.output
     for word in ("class token", "corner", "LABEL_", "On picture 1"):
         assert word in result.stdout
@@ -84,7 +92,10 @@ def test_a_classifier_needs_no_text(monkeypatch: pytest.MonkeyPatch, picture: st
     [
         (["what?", "--box", "corner=0,0,8,8"], "--box names a part of a picture"),
         (["what?", "--image", "PICTURE", "--box", "corner=0,0,8"], "NAME=X0,Y0,X1,Y1"),
-        (["what?", "--image", "PICTURE", "--box", "corner=40,0,50,9"], "covers nothing of any patch"),
+        (
+            ["what?", "--image", "PICTURE", "--box", "corner=40,0,50,9"],
+            "covers nothing of any patch",
+        ),
         (["what?", "--image", "PICTURE", "--raw"], "not with --raw"),
         (["what?", "--image", "nowhere.png"], "cannot be read"),
     ],
@@ -102,3 +113,29 @@ def test_a_model_that_writes_is_told_something(
     monkeypatch.setattr(room, "load", lambda name: pair)
     result = call("--image", picture, "--model", "x")
     assert result.exit_code == 2 and "say something about the picture" in result.stderr
+
+
+def test_what_is_not_needed_is_not_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of what transformers says while it loads, only that torchvision is not installed."""
+    told = logging.getLogger("transformers.utils.import_utils")
+    weights = logging.getLogger("transformers.modeling_utils")
+    for logger in (told, weights):
+        logger.addHandler(caplog.handler)
+        monkeypatch.setattr(logger, "disabled", False)
+
+    def loads(name: str) -> tuple[str, None]:
+        told.warning("it requires torchvision")
+        weights.warning("newly initialized")
+        return name, None
+
+    monkeypatch.setattr(common, "_load", loads)
+    level = told.level
+    assert common.load("x") == ("x", None)
+    assert (
+        "newly initialized" in caplog.messages and "it requires torchvision" not in caplog.messages
+    )
+    assert told.level == level
+    for logger in (told, weights):
+        logger.removeHandler(caplog.handler)

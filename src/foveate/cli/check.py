@@ -17,9 +17,8 @@ from ..check import Report
 from ..check import check as run_check
 from ..check.report import FAILED, NOT_APPLICABLE, PASSED, REFUSED
 from ..errors import FoveateError
-from ..load import load
 from . import common
-from .common import err, out
+from .common import err, load, out
 
 _COLOURS = {PASSED: "green", FAILED: "red", REFUSED: "yellow", NOT_APPLICABLE: "dim"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..engine import measures as m
 from ..engine.measures import Read
 from ..errors import FoveateError
-from ..load import load
+from ..load import load as _load
 from ..policy import Policy
 from ..prompt import Prompt
 from ..tasks import Item, prompts
@@ -53,6 +54,21 @@ NewTokens = Annotated[
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+def load(name: str) -> tuple[Any, Any]:
+    """:func:`foveate.load`, without what transformers says of packages that are not needed.
+
+    Without torchvision it prepares pictures with Pillow, to the same end, and warns of every class
+    that does so. What it says of weights is heard.
+    """
+    told = logging.getLogger("transformers.utils.import_utils")
+    level = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        return _load(name)
+    finally:
+        told.setLevel(level)
 
 
 def load_model(name: str) -> tuple[Any, Any]:

@@ -9,13 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..decoding import AgainstHidden
-from ..load import load
 from ..methods.diffusion import AttendAndExcite
 from ..report import tables
 from ..report.vision import Count, Side, Story, write
 from ..tasks.shapes import drawing, scenes
 from . import common
-from .common import err, out
+from .common import err, load, out
 from .story import Remedy
 from .story_draws import draws
 from .story_sees import sees

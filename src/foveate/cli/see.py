@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.text import Text
 
@@ -14,11 +15,12 @@ from ..advise.apply import expression
 from ..attach import attach
 from ..errors import FoveateError
 from ..inspection import inspect
-from ..load import load
 from ..pictures import Picture
 from ..report import Ablation, ReportData, ablate, build, tables, write
 from . import common
-from .common import err, out
+from .common import err, load, out
+
+_CLASSES = 3  # of a classifier's, shown
 
 
 def see(
@@ -82,6 +84,7 @@ def see(
     with attach(live, held, prompt=prompt) if held else nullcontext():
         with err.status(f"Reading {prompt.length} tokens …"):
             run = inspect(live, prompt)
+            classes = _classes(live, prompt) if isinstance(prompt, Picture) else []
         if ablation:
             names = common.marked(prompt)
             with common.progress("Hiding regions", len(names)) as done:
@@ -91,10 +94,14 @@ def see(
     if report is not None:
         report = write(run, report, ablations=found, model=model, policy=under)
     if json:
-        common.print_json(_plain(data, model, report))
+        common.print_json(_plain(data, model, report) | {"classes": classes})
         return
     if held:
         out.print("\n[bold]Under the policy[/]", Text(f"“{under}”: {expression(held)}"))
+    if classes:
+        likely = [f"{one['class']} ({tables.percent(one['probability'])})" for one in classes]
+        out.print("\n[bold]It says[/]", Text(f"{likely[0]}; then {', '.join(likely[1:])}"
+                                              if likely[1:] else likely[0]))  # fmt: skip
     _show(data)
     if report is not None:
         err.print(f"report: {report}")
@@ -139,6 +146,20 @@ def _shown(
             "name parts of it with --box."
         )
     return live, Picture(processor, str(image[0]), live)
+
+
+def _classes(model: Any, picture: Picture) -> list[dict[str, Any]]:
+    """What a classifier takes the picture for, the likeliest first; nothing where it names none."""
+    with torch.no_grad():
+        logits = getattr(model(**picture.inputs), "logits", None)
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        return []
+    names = getattr(model.config, "id2label", None) or {}
+    best = logits[0].float().softmax(-1).topk(min(_CLASSES, logits.shape[1]))
+    return [
+        {"class": str(names.get(number, number)), "probability": share}
+        for number, share in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
 
 
 def _plain(data: ReportData, model: str, report: Any) -> dict[str, Any]:

@@ -123,7 +123,9 @@ def _side(label: str, text: str, picture: Any, looks: Tensor) -> Side:
         "",
         tuple(verdict),
         tuple(
-            Look(f"what looked at “{named(kind)}”, mean", one.numpy(), float(one.mean()))
+            Look(
+                f"attention of the patches on “{named(kind)}”, mean", one.numpy(), float(one.mean())
+            )
             for kind, one in zip(wanted, looks, strict=True)
         ),
         tuple(Mark(one.box, named(one.kind), one.kind in wanted) for one in there),

@@ -182,11 +182,14 @@ def _seen(label: str, scene: Scene, told: _Told, at: int, word: str) -> Side:
     verdict += [
         (f"{named(kind, n)}: left out", False) for kind, n in there.items() if kind not in said
     ]
-    title = f"where it looked for “{word}”" if word else "where it looked as it stopped"
+    when = f"when it chose “{word}”" if word else "as it stopped"
+    title = f"share of its attention on the picture, {when}"
     looks = [Look(title, told.looks[at], float(told.looks[at].sum()))]
     if told.blind is not None:
         held = told.looks[at] * told.blind
-        looks.append(Look("of it, on the patches told to count less", held, float(held.sum())))
+        looks.append(
+            Look("of its attention, on the patches told to count less", held, float(held.sum()))
+        )
     return Side(label, render(scene), f"“{told.text}”", tuple(verdict), tuple(looks))
 
 
