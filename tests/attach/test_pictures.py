@@ -20,6 +20,8 @@ from denoisers import TEXT, denoiser, given
 from foveate.methods._scope import Scope
 from pictured import noise, processor
 
+pytest.importorskip("PIL")
+
 
 def shares(model: Any, inputs: Mapping[str, Any], *methods: Any, stack: str, **how: Any) -> Tensor:
     """What the region ``box`` has in the first layer of a stack: ``[B, H, Sq]``."""
