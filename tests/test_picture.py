@@ -27,7 +27,8 @@ def test_a_batch_of_pictures() -> None:
         (64, 40, 1),
     ]
     picture.mark_box("box", (0, 0, 32, 20))
-    assert picture.positions("box", 0) == [*range(1, 13)]  # all of 32, 20 of 32, and the patch below in part
+    # all of 32, 20 of 32, and the patches below in part
+    assert picture.positions("box", 0) == [*range(1, 13)]
     assert picture.positions("box", 1) == [1, 2, 5, 6]
     picture.mark_box("box", (32, 20, 64, 40), item=1)
     assert picture.positions("box", 1) == [1, 2, 5, 6, 11, 12, 15, 16]
