@@ -133,8 +133,9 @@ def head_hunter(
     >>> from foveate.tasks.shapes.drawing import judged, prompts
     >>> pipe, _ = fv.load("shapes-dit")
     >>> right = lambda texts, pictures: [told.right for told in judged(texts, pictures)]
-    >>> hunt = head_hunter(pipe, prompts(1, 2), right, rounds=1, per_round=1,
-    ...                    among=[(1, 0), (2, 3)], num_inference_steps=3, guidance_scale=1)
+    >>> short = {"num_inference_steps": 3, "guidance_scale": 1}
+    >>> among = [(1, 0), (2, 3)]
+    >>> hunt = head_hunter(pipe, prompts(1, 2), right, rounds=1, per_round=1, among=among, **short)
     >>> print(hunt.heads, hunt.curve)
     """
     asked = list(prompts)
