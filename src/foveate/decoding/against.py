@@ -40,7 +40,7 @@ class AgainstHidden(ViewDecoder):
     Notes
     -----
     Two forwards a token. The rule of context-aware decoding (Shi et al. 2023, "Trusting Your
-    Evidence", equation 2), which takes the context out of the second prompt; here its tokens keep
+    Evidence"), which takes the context out of the second prompt; here its tokens keep
     their places and are hidden from attention, so that a picture can be the region.
 
     Examples
