@@ -11,6 +11,7 @@ import torch
 
 from ...attach import attach
 from ...errors import FoveateError
+from ...prompt import Prompt
 from .captions import mentions
 from .questions import Question, absent, questions
 from .render import render
@@ -43,18 +44,23 @@ def inputs_of(processor: Any, scenes: Sequence[Scene], texts: Sequence[str]) -> 
             f"{len(scenes)} scenes and {len(texts)} texts were given; as many of both are wanted, "
             "at least one."
         )
+    return _shown(processor, scenes, texts).inputs
+
+
+def _shown(processor: Any, scenes: Sequence[Scene], texts: Sequence[str]) -> Prompt:
     chats = [
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
-        for text in texts
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": render(scene)},
+                    {"type": "text", "text": text},
+                ],
+            }
+        ]
+        for scene, text in zip(scenes, texts, strict=True)
     ]
-    made = processor(
-        text=[processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats],
-        images=[render(scene) for scene in scenes],
-        padding=True,
-        return_tensors="pt",
-        add_special_tokens=False,
-    )
-    return dict(made)
+    return Prompt(processor, chats)
 
 
 def replies(
@@ -90,11 +96,10 @@ def replies(
     said: list[str] = []
     for start in range(0, len(texts), batch):
         part = slice(start, start + batch)
-        inputs = inputs_of(processor, scenes[part], texts[part])
-        image = inputs["input_ids"] == model.config.image_token_id
-        with torch.no_grad(), attach(model, *methods, regions={"image": image}):
-            out = made(**inputs, max_new_tokens=tokens, do_sample=False)
-        new = out[:, inputs["input_ids"].shape[1] :]
+        prompt = _shown(processor, scenes[part], texts[part])
+        with torch.no_grad(), attach(model, *methods, prompt=prompt):
+            out = made(**prompt.inputs, max_new_tokens=tokens, do_sample=False)
+        new = out[:, prompt.length :]
         said += processor.batch_decode(new, skip_special_tokens=True)
     return said
 
