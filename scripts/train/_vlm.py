@@ -143,8 +143,7 @@ def build(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForConditio
 def told(scene: Scene, rng: random.Random) -> Scene:
     """The scene as it is told: some partners that are missing are said to be there.
 
-    Captions that models learn from name what usually comes along, seen or not. What is made up has
-    no place, so it is told of only where places do not matter.
+    What is made up has no place, so it is told of only where places do not matter.
     """
     missing = sorted({partner(kind) for kind in scene.kinds} - scene.kinds)
     made_up = [Thing(*kind, 8, 4, 4) for kind in missing if rng.random() < MADE_UP]
