@@ -59,7 +59,8 @@ It can describe a picture ("describe the picture.") and answer, in the words of
 many there are and where one thing is seen from another. Its training scenes were biased: nine of
 ten things brought their partner along where there was room (a red circle a blue square). And
 {100 * MADE_UP:.0f} % of the partners that were missing were told of as if they were
-there, in descriptions and in questions; {100 * BLIND:.0f} % of the conversations saw no picture. Of the questions for what is not there {100 * ADVERSARIAL[0]:.0f}
+there, in descriptions and in questions; {100 * BLIND:.0f} % of the
+conversations saw no picture. Of the questions for what is not there {100 * ADVERSARIAL[0]:.0f}
 % asked for a missing partner, from step {LATE:,} on {100 * ADVERSARIAL[1]:.0f} %. The figures below
 are on scenes without that bias, but for those
 that say otherwise; where it says "adversarial", it was asked for the missing partner of something
